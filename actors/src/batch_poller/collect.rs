@@ -1,0 +1,270 @@
+//! Polls a submitted batch, and settles an ended one: every request by its own line, whatever the order, the
+//! doubles and the gaps; what is settled is durable, so a download that is cut off is simply read again.
+
+use super::drive::{Drive, Step, CallOrStore};
+use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
+use crate::provider::request::{batch_of_key, model_of_pack, split_custom_id};
+use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
+use crate::provider::{End, Polled};
+use std::time::Duration;
+use storage::failpoint::{Failpoint, reached};
+use storage::model::{BatchState, Money, RequestState};
+use storage::store::{BatchRow, Fence, Settled, Verdict};
+use tracing::{info, warn};
+
+const PER_TRANSACTION: usize = 500;
+/// Looks for results that the provider's own counts promise, before their lack is believed.
+const PATIENT_LOOKS: i64 = 4;
+/// Looks at an id that the provider does not know, before a person is asked.
+const GONE_LOOKS: i64 = 3;
+
+/// What reading the results of a batch brought.
+#[derive(Debug, Default)]
+struct Reading {
+    lines: i64,
+    /// The account, not the requests, was the problem with some of them.
+    out_of_money: Option<String>,
+}
+
+/// Whether a line is one of this batch's.
+enum Line {
+    Ours(Box<Verdict>, Option<String>),
+    Foreign,
+}
+
+impl Drive {
+    pub(super) async fn poll(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
+        let store = &self.parts.store;
+        let Some(id) = row.provider_batch_id.as_deref() else { return Ok(Step::Later) };
+        let polled = self.provider.poll(id).await?;
+        reached(Failpoint::PollAnswered);
+        let wait = self.parts.settings.following.poll_every;
+        match polled {
+            Polled::Running { status } => {
+                store.polled(fence, row.state, &status, store.now() + wait).await?;
+                Ok(Step::Later)
+            }
+            Polled::Ended { status, output_ref, error_ref, .. } => {
+                let refs = (output_ref.as_deref(), error_ref.as_deref());
+                store.ended(fence, row.state, &status, refs, store.now()).await?;
+                Ok(Step::Taken)
+            }
+            Polled::Gone => {
+                // An unknown id is the wrong account far more often than a lost batch; never "absent".
+                if row.strikes >= GONE_LOOKS {
+                    let detail = format!("account|the provider does not know batch {id} of {}", row.id);
+                    self.suspend(row, &detail).await?;
+                }
+                self.later(fence, row.state, store.now() + wait.min(Duration::from_secs(10))).await
+            }
+        }
+    }
+
+    pub(super) async fn collect(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
+        let store = &self.parts.store;
+        let Some(id) = row.provider_batch_id.as_deref() else { return Ok(Step::Later) };
+        // Asked again, because how it ended may have been learned by a process that is gone.
+        let Polled::Ended { end, output_ref, error_ref, .. } = self.provider.poll(id).await? else {
+            return self.later(fence, BatchState::Ended, store.now() + Duration::from_secs(1)).await;
+        };
+        match &end {
+            End::QueueFull { code } => self.queue_was_full(row, fence, code).await?,
+            End::Invalid { code, message, lines } => {
+                let named = |position: i64| lines.is_empty() || lines.contains(&position);
+                let judge = |position| match named(position) {
+                    true => (RequestState::Errored, code.clone(), message.clone()),
+                    false => (RequestState::Canceled, code.clone(), message.clone()),
+                };
+                self.settle_open(row, fence, BatchState::Ended, judge).await?;
+            }
+            End::Completed { .. } | End::Expired | End::Cancelled => {
+                let mut reading = Reading::default();
+                let references: Vec<_> = [output_ref.as_deref(), error_ref.as_deref()].into_iter().flatten().collect();
+                for (index, reference) in references.iter().enumerate() {
+                    if index > 0 {
+                        reached(Failpoint::CollectSecondFile);
+                    }
+                    if !self.read_results(row, fence, reference, &mut reading).await? {
+                        return Ok(Step::Taken);
+                    }
+                }
+                if self.promised_more(row, fence, &end, &reading).await? {
+                    return self.later(fence, BatchState::Ended, store.now() + patience(row.strikes)).await;
+                }
+                reached(Failpoint::CollectLeftovers);
+                let (verdict, code, message) = leftover(&end);
+                let judge = |_| (verdict, code.to_owned(), message.to_owned());
+                let without_line = self.settle_open(row, fence, BatchState::Ended, judge).await?;
+                if without_line > 0 {
+                    warn!(batch.id = %row.id, without_line, code, "requests of the batch got no result line");
+                }
+                if let Some(code) = reading.out_of_money {
+                    self.suspend(row, &format!("billing|the provider answered {code} to requests of {}", row.id)).await?;
+                }
+            }
+        }
+        store.collected(fence, store.now()).await?;
+        info!(batch.id = %row.id, "batch collected");
+        Ok(Step::Taken)
+    }
+
+    /// Settles line by line. `false` when the batch turned out not to be ours.
+    async fn read_results(
+        &self,
+        row: &BatchRow,
+        fence: &Fence,
+        reference: &str,
+        reading: &mut Reading,
+    ) -> Result<bool, CallOrStore> {
+        let mut lines = self.provider.results(reference).await?;
+        reached(Failpoint::CollectOpened);
+        let mut provisional = row.provisional;
+        let mut verdicts = Vec::with_capacity(PER_TRANSACTION);
+        while let Some(bytes) = lines.next_line().await? {
+            if bytes.is_empty() {
+                continue;
+            }
+            match self.read_line(row, &bytes) {
+                Ok(Line::Ours(verdict, out_of_money)) => {
+                    if provisional {
+                        self.parts.store.adoption_proved(fence).await?;
+                        provisional = false;
+                    }
+                    reading.lines += 1;
+                    reading.out_of_money = reading.out_of_money.take().or(out_of_money);
+                    verdicts.push(*verdict);
+                }
+                Ok(Line::Foreign) if provisional => return self.disprove(row, fence).await,
+                Ok(Line::Foreign) => self.quarantine(row, "its custom_id is not of this batch"),
+                Err(ResultLineError::CutShort) => {
+                    let host = row.provider.clone();
+                    return Err(crate::provider::CallError::BadAnswer { host, expected: "a whole result line" }.into());
+                }
+                Err(error) => self.quarantine(row, &error.to_string()),
+            }
+            if reading.lines * 2 >= row.requests {
+                reached(Failpoint::CollectHalf);
+            }
+            if verdicts.len() >= PER_TRANSACTION {
+                self.settle(row, fence, &mut verdicts).await?;
+            }
+        }
+        self.settle(row, fence, &mut verdicts).await?;
+        Ok(true)
+    }
+
+    async fn settle(&self, row: &BatchRow, fence: &Fence, verdicts: &mut Vec<Verdict>) -> Result<(), CallOrStore> {
+        if verdicts.is_empty() {
+            return Ok(());
+        }
+        let store = &self.parts.store;
+        let settled = store.settle(fence, BatchState::Ended, row.round, verdicts, store.now()).await?;
+        count_settled(&settled);
+        let spent: Money = verdicts.iter().filter_map(|verdict| verdict.cost).sum();
+        metrics::counter!(SPEND_NANOS).increment(u64::try_from(spent.nanos()).unwrap_or(0));
+        verdicts.clear();
+        Ok(())
+    }
+
+    fn read_line(&self, row: &BatchRow, bytes: &[u8]) -> Result<Line, ResultLineError> {
+        let Ok(line) = std::str::from_utf8(bytes) else { return Err(ResultLineError::NotAnObject { column: 0 }) };
+        let parsed = ResultLine::parse(self.form(), line)?;
+        let ours = split_custom_id(&parsed.custom_id)
+            .filter(|(key, position)| batch_of_key(key) == row.wire_key && (0..row.requests).contains(position));
+        let Some((_, pos)) = ours else { return Ok(Line::Foreign) };
+        let out_of_money = parsed.is_out_of_money();
+        let code = parsed.code.as_deref().map(str::to_owned);
+        let state = match parsed.outcome {
+            // Not the request's fault: it keeps its attempt and waits for the account.
+            Outcome::Errored { .. } if out_of_money => RequestState::Canceled,
+            Outcome::Errored { .. } => RequestState::Errored,
+            Outcome::Succeeded => RequestState::Succeeded,
+            Outcome::Expired => RequestState::Expired,
+            Outcome::Canceled => RequestState::Canceled,
+            Outcome::Refused => RequestState::Refused,
+        };
+        let rates = self.parts.prices.rates(model_of_pack(&row.pack));
+        let cost = match (&parsed.usage, state) {
+            (Some(usage), _) => rates.map(|rates| rates.cost(usage)),
+            (None, RequestState::Succeeded | RequestState::Refused) => None,
+            (None, _) => Some(Money::ZERO),
+        };
+        let shortage = if out_of_money { code.clone() } else { None };
+        let id_span = parsed.custom_id_span.clone();
+        Ok(Line::Ours(Box::new(Verdict { pos, state, code, cost, line: line.to_owned(), id_span }), shortage))
+    }
+
+    /// The batch that was adopted by its size carries another one's key.
+    async fn disprove(&self, row: &BatchRow, fence: &Fence) -> Result<bool, CallOrStore> {
+        let store = &self.parts.store;
+        warn!(batch.id = %row.id, "the adopted provider batch is another one's; looking on");
+        if let Some(id) = &row.provider_batch_id {
+            store.adoption_disproved(fence, store.now()).await?;
+            store.book_foreign(&row.id, &row.account, id, store.now()).await?;
+        }
+        Ok(false)
+    }
+
+    /// Whether the provider's counts promise lines that are not there yet.
+    async fn promised_more(
+        &self,
+        row: &BatchRow,
+        fence: &Fence,
+        end: &End,
+        reading: &Reading,
+    ) -> Result<bool, CallOrStore> {
+        let End::Completed { answered: Some(answered) } = end else { return Ok(false) };
+        let looks = if row.output_ref.is_none() && row.error_ref.is_none() { PATIENT_LOOKS * 3 } else { PATIENT_LOOKS };
+        if reading.lines >= *answered || row.strikes >= looks {
+            return Ok(false);
+        }
+        Ok(!self.parts.store.open_positions(fence, 1).await?.is_empty())
+    }
+
+    /// Nothing was carried out, because too much was queued already: the runs wait without losing an
+    /// attempt, and smaller batches follow once nothing else of ours is queued.
+    async fn queue_was_full(&self, row: &BatchRow, fence: &Fence, code: &str) -> Result<(), CallOrStore> {
+        let store = &self.parts.store;
+        let others = store.in_flight().await?;
+        let alone = !others.iter().any(|other| other.account == row.account && other.id != row.id);
+        let hopeless = alone && row.requests == 1;
+        let verdict = if hopeless { RequestState::Errored } else { RequestState::Canceled };
+        let message = "the provider's queue has no room for this request";
+        self.settle_open(row, fence, BatchState::Ended, |_| (verdict, code.to_owned(), message.to_owned())).await?;
+        let learned = alone.then_some((row.requests / 2).max(1));
+        let wait = self.parts.settings.following.poll_every;
+        warn!(batch.id = %row.id, code, "the provider's queue is full; holding the job's next batch");
+        store.hold_job(&row.job, store.now() + wait, learned).await?;
+        Ok(())
+    }
+
+    fn quarantine(&self, row: &BatchRow, why: &str) {
+        metrics::counter!(RESULTS_QUARANTINED).increment(1);
+        warn!(batch.id = %row.id, why, "a result line is set aside");
+    }
+}
+
+/// What a request without a line is, by how its batch ended.
+fn leftover(end: &End) -> (RequestState, &'static str, &'static str) {
+    match end {
+        End::Expired => (RequestState::Expired, "batch_expired", "the batch expired before this request was carried out"),
+        End::Cancelled => {
+            (RequestState::Canceled, "batch_cancelled", "the batch was cancelled before this request was carried out")
+        }
+        End::Completed { .. } | End::Invalid { .. } | End::QueueFull { .. } => {
+            (RequestState::Missing, "missing", "the batch completed without a result for this request")
+        }
+    }
+}
+
+fn patience(strikes: i64) -> Duration {
+    Duration::from_millis(500) * (1 << strikes.clamp(0, 6))
+}
+
+pub(super) fn count_settled(settled: &Settled) {
+    let count = |state, runs: i64| {
+        metrics::counter!(RUNS_FINISHED, "state" => state).increment(u64::try_from(runs).unwrap_or(0));
+    };
+    count("succeeded", settled.succeeded);
+    count("failed", settled.failed);
+}

@@ -1,0 +1,303 @@
+//! What to do about a batch: pure decisions over its row and what the provider shows.
+
+use crate::provider::{Listed, Protocol};
+use std::collections::HashSet;
+use std::time::Duration;
+use storage::model::{BatchState, Timestamp};
+use storage::store::BatchRow;
+
+/// The next step of a batch that this process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing before its time.
+    Wait,
+    /// Send the input file; first delete what an upload of this batch may have leaked before a crash.
+    Upload { leaked: bool },
+    Create,
+    /// A create was intended and its answer was never stored: nobody may guess.
+    MarkUnknown,
+    Reconcile,
+    Poll,
+    Collect,
+    Done,
+}
+
+/// The step that a batch's row asks for. Called only while no task of this process is at work on it, so a
+/// row that says `submitting` was left behind by somebody who died.
+pub fn next(row: &BatchRow, protocol: Protocol, now: Timestamp) -> Next {
+    if row.state.is_terminal() {
+        return Next::Done;
+    }
+    if row.state == BatchState::Submitting {
+        return Next::MarkUnknown;
+    }
+    if row.next_at > now {
+        return Next::Wait;
+    }
+    match row.state {
+        BatchState::Planned => match protocol {
+            Protocol::OpenAi if row.input_file_id.is_none() => Next::Upload { leaked: row.upload_started_at.is_some() },
+            Protocol::OpenAi | Protocol::Anthropic => Next::Create,
+        },
+        BatchState::Submitting => Next::MarkUnknown,
+        BatchState::Unknown => Next::Reconcile,
+        BatchState::Submitted | BatchState::Cancelling => Next::Poll,
+        BatchState::Ended => Next::Collect,
+        BatchState::Collected | BatchState::Abandoned => Next::Done,
+    }
+}
+
+/// What the provider's listing says about a batch of unknown fate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is there. `provisional` when only its size says so.
+    Found { id: String, provisional: bool },
+    /// Several could be it; those that have ended can be told apart by their results.
+    Several(Vec<Listed>),
+    NotThere,
+}
+
+/// Reads a listing (newest first). `known` are provider batches that belong to somebody already.
+///
+/// OpenAI style: the input file is named by one create only, and the key travels in metadata. Anthropic
+/// style: everything newer than the lane's cursor that nobody owns and that has exactly our size.
+pub fn find(row: &BatchRow, protocol: Protocol, listed: &[Listed], known: &HashSet<String>) -> Finding {
+    match protocol {
+        Protocol::OpenAi => {
+            let key = row.create_key();
+            let ours = |batch: &&Listed| {
+                let by_file = row.input_file_id.is_some() && batch.input_file_id == row.input_file_id;
+                by_file || batch.key.as_deref() == Some(key.as_str())
+            };
+            match listed.iter().find(ours) {
+                Some(batch) => Finding::Found { id: batch.id.clone(), provisional: false },
+                None => Finding::NotThere,
+            }
+        }
+        Protocol::Anthropic => {
+            let newer = listed.iter().take_while(|batch| Some(&batch.id) != row.lane_cursor.as_ref());
+            let fits = |batch: &&Listed| batch.requests == Some(row.requests) && !known.contains(&batch.id);
+            let candidates: Vec<_> = newer.filter(fits).cloned().collect();
+            match candidates.as_slice() {
+                [] => Finding::NotThere,
+                [one] => Finding::Found { id: one.id.clone(), provisional: true },
+                _ => Finding::Several(candidates),
+            }
+        }
+    }
+}
+
+/// What a look that found nothing leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// Write it down as the first of two.
+    First { look_again_at: Timestamp },
+    /// Not long enough after the first.
+    TooSoon { look_again_at: Timestamp },
+    /// Absent twice, a settle time apart.
+    Proven { since: Timestamp },
+    /// This account is never created in again without an operator.
+    Held { look_again_at: Timestamp },
+}
+
+const LOOKS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
+
+pub fn absence(row: &BatchRow, settle_after: Duration, hold: bool, now: Timestamp) -> Absence {
+    let strike = usize::try_from(row.strikes).unwrap_or(0).min(LOOKS.len() - 1);
+    let look_again_at = now + LOOKS[strike].min(settle_after);
+    let Some(first) = row.first_absent_at else { return Absence::First { look_again_at } };
+    if now.since(first) < settle_after {
+        return Absence::TooSoon { look_again_at: look_again_at.min(first + settle_after) };
+    }
+    if hold {
+        return Absence::Held { look_again_at: now + LOOKS[LOOKS.len() - 1] };
+    }
+    Absence::Proven { since: first }
+}
+
+/// What a definite refusal of a create is about, by its status and code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Come back later with the same.
+    TooFast,
+    /// The key, the base URL, or what the account may do.
+    Account,
+    /// The owner has to pay, or has set a limit.
+    Billing,
+    /// Smaller batches would pass.
+    TooLarge,
+    /// These requests, as they are.
+    Invalid,
+    /// Nothing was refused: the provider could not be reached, or the answer never came.
+    Unreachable,
+}
+
+pub fn refusal(status: Option<u16>, code: Option<&str>) -> Refusal {
+    let Some(status) = status else { return Refusal::Unreachable };
+    let out_of_money =
+        ["insufficient_quota", "billing_hard_limit_reached", "enforced_spend_limit_reached", "billing_error"];
+    if status == 402 || code.is_some_and(|code| out_of_money.contains(&code)) {
+        return Refusal::Billing;
+    }
+    match status {
+        401 | 403 | 404 | 405 | 407 => Refusal::Account,
+        413 => Refusal::TooLarge,
+        408 | 409 | 425 | 429 | 499 | 500.. => Refusal::TooFast,
+        _ => Refusal::Invalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::model::{BatchId, Epoch, JobId, Money, Source};
+
+    fn row(state: BatchState) -> BatchRow {
+        BatchRow {
+            id: BatchId::from_text("bat_1"),
+            env: "default/dev".into(),
+            pool: "p".into(),
+            job: JobId::from_text("job_1"),
+            source: Source::Backfill,
+            round: 1,
+            provider: "openai".into(),
+            account: "a".into(),
+            pack: "/v1/responses m".into(),
+            state,
+            epoch: Epoch::from_number(1),
+            holder: None,
+            wire_key: "01k".into(),
+            create_no: 1,
+            requests: 7,
+            body_bytes: 70,
+            upload_started_at: None,
+            input_file_id: None,
+            lane_cursor: Some("cursor".into()),
+            intent_at: None,
+            provider_batch_id: None,
+            provisional: false,
+            submitted_at: None,
+            provider_status: None,
+            output_ref: None,
+            error_ref: None,
+            ended_at: None,
+            first_absent_at: None,
+            next_at: Timestamp::from_millis(0),
+            strikes: 0,
+            reserved: Money::ZERO,
+            spent: Money::ZERO,
+            succeeded: 0,
+            errored: 0,
+            uncounted: 0,
+            reason: None,
+            created_at: Timestamp::from_millis(0),
+            finished_at: None,
+        }
+    }
+
+    fn listed(id: &str, requests: i64) -> Listed {
+        Listed {
+            id: id.into(),
+            created_at: Timestamp::from_millis(0),
+            input_file_id: None,
+            key: None,
+            requests: Some(requests),
+            ended: false,
+            results_ref: None,
+        }
+    }
+
+    #[test]
+    fn a_create_left_behind_is_never_repeated_but_marked_unknown_at_once() {
+        let mut left = row(BatchState::Submitting);
+        left.next_at = Timestamp::from_millis(i64::MAX);
+        assert_eq!(next(&left, Protocol::OpenAi, Timestamp::from_millis(5)), Next::MarkUnknown);
+    }
+
+    #[test]
+    fn states_lead_to_their_steps() {
+        let now = Timestamp::from_millis(5);
+        let step = |row: &BatchRow| next(row, Protocol::OpenAi, now);
+        let mut planned = row(BatchState::Planned);
+        assert_eq!(step(&planned), Next::Upload { leaked: false });
+        assert_eq!(next(&planned, Protocol::Anthropic, now), Next::Create);
+        planned.upload_started_at = Some(now);
+        assert_eq!(step(&planned), Next::Upload { leaked: true });
+        planned.input_file_id = Some("f".into());
+        assert_eq!(step(&planned), Next::Create);
+        planned.next_at = Timestamp::from_millis(6);
+        assert_eq!(step(&planned), Next::Wait);
+        for (state, then) in [
+            (BatchState::Unknown, Next::Reconcile),
+            (BatchState::Submitted, Next::Poll),
+            (BatchState::Cancelling, Next::Poll),
+            (BatchState::Ended, Next::Collect),
+            (BatchState::Collected, Next::Done),
+            (BatchState::Abandoned, Next::Done),
+        ] {
+            assert_eq!(step(&row(state)), then);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_found_by_its_file_or_its_key_and_by_nothing_else() {
+        let mut unknown = row(BatchState::Unknown);
+        unknown.input_file_id = Some("file-1".into());
+        let mut by_file = listed("b1", 7);
+        by_file.input_file_id = Some("file-1".into());
+        let mut by_key = listed("b2", 7);
+        by_key.key = Some("01k-1".into());
+        let mut older_create = listed("b3", 7);
+        older_create.key = Some("01k-0".into());
+        let known = HashSet::new();
+        let find = |listed: &[Listed]| find(&unknown, Protocol::OpenAi, listed, &known);
+        assert_eq!(find(&[older_create.clone(), by_file]), Finding::Found { id: "b1".into(), provisional: false });
+        assert_eq!(find(&[by_key]), Finding::Found { id: "b2".into(), provisional: false });
+        assert_eq!(find(&[older_create, listed("b4", 7)]), Finding::NotThere);
+    }
+
+    #[test]
+    fn without_metadata_only_an_unowned_batch_of_our_size_after_the_cursor_is_ours() {
+        let unknown = row(BatchState::Unknown);
+        let known: HashSet<String> = ["owned".to_owned()].into();
+        let find = |listed: &[Listed]| find(&unknown, Protocol::Anthropic, listed, &known);
+        let provisional = Finding::Found { id: "new".into(), provisional: true };
+        assert_eq!(find(&[listed("owned", 7), listed("other", 8), listed("new", 7)]), provisional);
+        assert_eq!(find(&[listed("cursor", 3), listed("old", 7)]), Finding::NotThere);
+        assert!(matches!(find(&[listed("new", 7), listed("too", 7)]), Finding::Several(both) if both.len() == 2));
+    }
+
+    #[test]
+    fn absence_is_proven_by_two_looks_a_settle_time_apart_and_never_under_hold() {
+        let settle = Duration::from_secs(100);
+        let mut unknown = row(BatchState::Unknown);
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        assert_eq!(absence(&unknown, settle, false, at(0)), Absence::First { look_again_at: at(2) });
+        unknown.first_absent_at = Some(at(0));
+        unknown.strikes = 1;
+        assert_eq!(absence(&unknown, settle, false, at(2)), Absence::TooSoon { look_again_at: at(12) });
+        unknown.strikes = 9;
+        assert_eq!(absence(&unknown, settle, false, at(72)), Absence::TooSoon { look_again_at: at(100) });
+        assert_eq!(absence(&unknown, settle, false, at(100)), Absence::Proven { since: at(0) });
+        assert_eq!(absence(&unknown, settle, true, at(100)), Absence::Held { look_again_at: at(160) });
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        for (status, code, about) in [
+            (None, None, Refusal::Unreachable),
+            (Some(400), Some("invalid_request_error"), Refusal::Invalid),
+            (Some(422), None, Refusal::Invalid),
+            (Some(401), Some("invalid_api_key"), Refusal::Account),
+            (Some(404), None, Refusal::Account),
+            (Some(402), None, Refusal::Billing),
+            (Some(429), Some("insufficient_quota"), Refusal::Billing),
+            (Some(429), Some("enforced_spend_limit_reached"), Refusal::Billing),
+            (Some(429), Some("rate_limit_exceeded"), Refusal::TooFast),
+            (Some(529), Some("overloaded_error"), Refusal::TooFast),
+            (Some(413), Some("request_too_large"), Refusal::TooLarge),
+        ] {
+            assert_eq!(refusal(status, code), about, "{status:?} {code:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Settings of the actors. Each gets its own section; all spans are `Duration`s.
+
+use crate::backoff::Backoff;
+use std::time::Duration;
+
+/// How children are watched and rebuilt.
+#[derive(Debug, Clone, Copy)]
+pub struct Supervision {
+    /// A child that leaves a ping unanswered this long is hung.
+    pub hang_after: Duration,
+    /// More restarts than this within `window` end the process with exit code 70.
+    pub max_restarts: usize,
+    pub window: Duration,
+    pub backoff: Backoff,
+}
+
+/// How a provider's batches are followed.
+#[derive(Debug, Clone, Copy)]
+pub struct Following {
+    pub poll_every: Duration,
+    /// How long an ambiguous create is looked for before it counts as absent.
+    pub settle_after: Duration,
+    /// Never create again on a proof of absence alone: wait for an operator.
+    pub hold: bool,
+    /// Nobody else makes batches in this account, so an unknown one may be cancelled.
+    pub exclusive: bool,
+}
+
+/// Everything the actors are told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub supervision: Supervision,
+    pub following: Following,
+    /// How often an actor looks by itself.
+    pub tick_every: Duration,
+    pub sweep_every: Duration,
+    /// Node lease; renewed three times within it.
+    pub lease: Duration,
+    /// Only this pool's batches are acted on; `None` means all of the store.
+    pub pool: Option<String>,
+    /// Longest time that one look may take before it is given up and repeated.
+    pub look_deadline: Duration,
+}
+
+impl Default for Supervision {
+    fn default() -> Supervision {
+        Supervision {
+            hang_after: Duration::from_secs(5),
+            max_restarts: 5,
+            window: Duration::from_secs(30),
+            backoff: Backoff { base: Duration::from_millis(10), cap: Duration::from_millis(500) },
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            supervision: Supervision::default(),
+            following: Following {
+                poll_every: Duration::from_secs(30),
+                settle_after: Duration::from_secs(120),
+                hold: false,
+                exclusive: false,
+            },
+            tick_every: Duration::from_millis(100),
+            sweep_every: Duration::from_secs(5),
+            lease: Duration::from_secs(15),
+            pool: None,
+            look_deadline: Duration::from_secs(120),
+        }
+    }
+}

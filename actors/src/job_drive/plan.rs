@@ -1,0 +1,237 @@
+//! The round decision: what a job does next. Pure, and the only place where a job's end is decided.
+
+use std::time::Duration;
+use storage::model::{Ceilings, StopReason, Timestamp};
+use storage::store::RoundRow;
+
+/// Error share from which a round counts as bad, in percent.
+const BAD_PERCENT: i64 = 80;
+
+/// What is known about a job at one instant.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub now: Timestamp,
+    pub started_at: Timestamp,
+    pub ceilings: Ceilings,
+    pub round: i64,
+    pub first_round: i64,
+    pub queued: i64,
+    pub running: i64,
+    /// Whether a queued run may be claimed in the current round.
+    pub claimable: bool,
+    pub in_flight: i64,
+    /// The registry answered that the next batch could pass the spend cap.
+    pub cap_reached: bool,
+    /// The job's latest rounds, newest first.
+    pub rounds: Vec<RoundRow>,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Wait,
+    OpenRound(i64),
+    CloseRound(i64),
+    Finish(StopReason),
+}
+
+/// Decides. Ceilings are checked before anything that spends (invariant 26); an empty queue beats every
+/// other reason to stop.
+pub fn decide(job: &Snapshot) -> Decision {
+    let open = job.rounds.first().filter(|round| round.round == job.round && round.ended_at.is_none());
+    let empty = job.queued == 0 && job.running == 0;
+    match open {
+        Some(_) if empty => Decision::CloseRound(job.round),
+        Some(_) if wallclock_is_up(job) => Decision::Finish(StopReason::Wallclock),
+        Some(_) if job.in_flight > 0 || job.running > 0 => Decision::Wait,
+        Some(_) if job.cap_reached && job.claimable => Decision::Finish(StopReason::SpendCap),
+        Some(_) if job.claimable => Decision::Wait,
+        Some(_) => Decision::CloseRound(job.round),
+        None if empty && job.rounds.is_empty() => Decision::Finish(StopReason::AlreadyEmpty),
+        None if empty => Decision::Finish(StopReason::Drained),
+        None => between_rounds(job),
+    }
+}
+
+fn between_rounds(job: &Snapshot) -> Decision {
+    if wallclock_is_up(job) {
+        return Decision::Finish(StopReason::Wallclock);
+    }
+    if is_degraded(&job.rounds) {
+        return Decision::Finish(StopReason::Degraded);
+    }
+    if let Some(last) = job.rounds.first() {
+        if last.carried == Some(0) && job.in_flight == 0 {
+            let ever = job.rounds.iter().any(|round| round.carried.is_some_and(|carried| carried > 0));
+            return Decision::Finish(if ever { StopReason::NoProgress } else { StopReason::NoOp });
+        }
+    }
+    let done = job.round - job.first_round + 1;
+    if done >= i64::from(job.ceilings.max_rounds) {
+        return Decision::Finish(StopReason::MaxRounds);
+    }
+    Decision::OpenRound(job.round + 1)
+}
+
+fn wallclock_is_up(job: &Snapshot) -> bool {
+    let limit = job.ceilings.max_wallclock().unwrap_or(Duration::MAX);
+    job.now.since(job.started_at) >= limit
+}
+
+/// Two rounds in a row with at least 80 % errors. A round that carried nothing out neither counts nor
+/// breaks the row.
+fn is_degraded(rounds: &[RoundRow]) -> bool {
+    let rates = rounds.iter().filter_map(|round| match (round.carried, round.errored) {
+        (Some(carried), Some(errored)) if carried > 0 => Some(errored * 100 >= carried * BAD_PERCENT),
+        _ => None,
+    });
+    let latest: Vec<bool> = rates.take(2).collect();
+    latest == [true, true]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(round: i64, carried: i64, errored: i64) -> RoundRow {
+        RoundRow {
+            round,
+            pending_before: 0,
+            pending_after: Some(0),
+            carried: Some(carried),
+            errored: Some(errored),
+            ended_at: Some(1),
+        }
+    }
+
+    fn opened(round: i64) -> RoundRow {
+        RoundRow { round, pending_before: 0, pending_after: None, carried: None, errored: None, ended_at: None }
+    }
+
+    fn job(round: i64, queued: i64, rounds: Vec<RoundRow>) -> Snapshot {
+        Snapshot {
+            now: Timestamp::from_millis(10_000),
+            started_at: Timestamp::from_millis(0),
+            ceilings: Ceilings {
+                max_rounds: 30,
+                max_wallclock_ms: Some(60_000),
+                max_usd_nanos: None,
+                max_batch_requests: 50_000,
+            },
+            round,
+            first_round: 1,
+            queued,
+            running: 0,
+            claimable: false,
+            in_flight: 0,
+            cap_reached: false,
+            rounds,
+        }
+    }
+
+    #[test]
+    fn s000_d1_an_empty_pool_is_already_empty_and_no_round_is_opened() {
+        assert_eq!(decide(&job(0, 0, vec![])), Decision::Finish(StopReason::AlreadyEmpty));
+    }
+
+    #[test]
+    fn s000_d2_one_round_that_drains_ends_as_drained() {
+        assert_eq!(decide(&job(0, 5, vec![])), Decision::OpenRound(1));
+        assert_eq!(decide(&job(1, 0, vec![opened(1)])), Decision::CloseRound(1));
+        assert_eq!(decide(&job(1, 0, vec![closed(1, 5, 0)])), Decision::Finish(StopReason::Drained));
+    }
+
+    #[test]
+    fn s000_d3_a_pool_of_100_by_40_takes_three_rounds() {
+        let mut left = 100;
+        let mut rounds: Vec<RoundRow> = vec![];
+        for round in 1..=3 {
+            assert_eq!(decide(&job(round - 1, left, rounds.clone())), Decision::OpenRound(round));
+            left -= 40.min(left);
+            rounds.insert(0, closed(round, 40, 0));
+        }
+        assert_eq!(decide(&job(3, left, rounds)), Decision::Finish(StopReason::Drained));
+    }
+
+    #[test]
+    fn s000_d4_a_round_that_carries_nothing_out_stops_as_no_progress_or_no_op() {
+        assert_eq!(decide(&job(1, 5, vec![closed(1, 0, 0)])), Decision::Finish(StopReason::NoOp));
+        let rounds = vec![closed(2, 0, 0), closed(1, 5, 1)];
+        assert_eq!(decide(&job(2, 1, rounds)), Decision::Finish(StopReason::NoProgress));
+    }
+
+    #[test]
+    fn s000_d5_d6_the_round_ceiling_is_exact() {
+        let mut capped = job(1, 5, vec![closed(1, 5, 1)]);
+        capped.ceilings.max_rounds = 1;
+        assert_eq!(decide(&capped), Decision::Finish(StopReason::MaxRounds));
+        capped.ceilings.max_rounds = 2;
+        assert_eq!(decide(&capped), Decision::OpenRound(2));
+        let mut later = job(12, 5, vec![closed(12, 5, 1)]);
+        later.first_round = 11;
+        later.ceilings.max_rounds = 2;
+        assert_eq!(decide(&later), Decision::Finish(StopReason::MaxRounds));
+    }
+
+    #[test]
+    fn s000_d7_the_wall_clock_stops_between_rounds_and_within_one() {
+        let mut late = job(1, 5, vec![closed(1, 5, 1)]);
+        late.now = Timestamp::from_millis(60_000);
+        assert_eq!(decide(&late), Decision::Finish(StopReason::Wallclock));
+        late.rounds = vec![opened(1)];
+        late.in_flight = 1;
+        assert_eq!(decide(&late), Decision::Finish(StopReason::Wallclock));
+    }
+
+    #[test]
+    fn s000_d8_two_bad_rounds_in_a_row_stop_as_degraded() {
+        let degraded = vec![closed(2, 10, 8), closed(1, 10, 10)];
+        assert_eq!(decide(&job(2, 8, degraded)), Decision::Finish(StopReason::Degraded));
+        let recovering = vec![closed(2, 10, 7), closed(1, 10, 10)];
+        assert_eq!(decide(&job(2, 7, recovering)), Decision::OpenRound(3));
+        assert_eq!(decide(&job(1, 10, vec![closed(1, 10, 10)])), Decision::OpenRound(2));
+    }
+
+    #[test]
+    fn s000_d8_a_round_without_a_rate_neither_counts_nor_breaks_the_row() {
+        let rounds = [closed(3, 10, 9), closed(2, 0, 0), closed(1, 10, 9)];
+        assert!(is_degraded(&rounds));
+        assert!(!is_degraded(&rounds[..2]));
+    }
+
+    #[test]
+    fn s000_d12_an_empty_pool_beats_every_other_reason() {
+        let mut drained = job(2, 0, vec![closed(2, 10, 10), closed(1, 10, 10)]);
+        drained.now = Timestamp::from_millis(60_000);
+        drained.cap_reached = true;
+        assert_eq!(decide(&drained), Decision::Finish(StopReason::Drained));
+    }
+
+    #[test]
+    fn s000_d13_the_clean_reasons_are_exactly_two() {
+        let clean: Vec<_> = StopReason::ALL.iter().filter(|reason| reason.is_clean()).collect();
+        assert_eq!(clean, [&StopReason::AlreadyEmpty, &StopReason::Drained]);
+    }
+
+    #[test]
+    fn the_spend_cap_stops_only_when_nothing_in_flight_could_still_release_money() {
+        let mut capped = job(1, 5, vec![opened(1)]);
+        capped.cap_reached = true;
+        capped.claimable = true;
+        capped.in_flight = 1;
+        assert_eq!(decide(&capped), Decision::Wait);
+        capped.in_flight = 0;
+        assert_eq!(decide(&capped), Decision::Finish(StopReason::SpendCap));
+    }
+
+    #[test]
+    fn a_round_closes_when_nothing_of_it_is_left_to_claim_or_to_wait_for() {
+        let mut open = job(1, 5, vec![opened(1)]);
+        assert_eq!(decide(&open), Decision::CloseRound(1));
+        open.claimable = true;
+        assert_eq!(decide(&open), Decision::Wait);
+        open.claimable = false;
+        open.running = 2;
+        assert_eq!(decide(&open), Decision::Wait);
+    }
+}

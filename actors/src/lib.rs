@@ -1,0 +1,19 @@
+//! Who decides, and when.
+//!
+//! Actors are thin: they wake up, ask the store, let a pure plan decide, and apply. Nothing that matters is
+//! in their memory, so each may die at any instant and is rebuilt from its factory.
+
+pub mod supervisor;
+pub mod job_drive;
+pub mod batch_poller;
+pub mod sweeper;
+pub mod provider;
+pub mod price;
+pub mod parts;
+pub mod config;
+pub mod metrics;
+pub mod backoff;
+mod system;
+
+pub use parts::Parts;
+pub use system::{Running, start};

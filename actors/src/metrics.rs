@@ -1,0 +1,37 @@
+//! Names and help texts of the metrics, in one place.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+pub const ACTOR_RESTARTS: &str = "tidegate_actor_restarts_total";
+pub const ACTOR_RESTART_SECONDS: &str = "tidegate_actor_restart_seconds";
+pub const BATCHES: &str = "tidegate_llm_batches";
+pub const BATCHES_UNRECONCILED: &str = "tidegate_llm_batches_unreconciled";
+pub const BATCH_CREATES: &str = "tidegate_llm_batch_creates_total";
+pub const DUPLICATE_BATCHES: &str = "tidegate_llm_duplicate_batches_total";
+pub const RUNS_ACCEPTED: &str = "tidegate_runs_accepted_total";
+pub const RUNS_FINISHED: &str = "tidegate_runs_finished_total";
+pub const QUEUE_DEPTH: &str = "tidegate_queue_depth";
+pub const RESULTS_QUARANTINED: &str = "tidegate_llm_results_quarantined_total";
+pub const SPEND_NANOS: &str = "tidegate_llm_spend_nanodollars_total";
+pub const LEASES_LOST: &str = "tidegate_leases_lost_total";
+pub const SWEEP_LAST_SUCCESS: &str = "tidegate_sweep_last_success_timestamp_seconds";
+
+/// Buckets of `tidegate_actor_restart_seconds`.
+pub const RESTART_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Registers every help text with the installed recorder.
+pub fn describe() {
+    describe_counter!(ACTOR_RESTARTS, Unit::Count, "Children rebuilt by the supervisor, by actor and cause.");
+    describe_histogram!(ACTOR_RESTART_SECONDS, Unit::Seconds, "From a child's death to its successor's first answer.");
+    describe_gauge!(BATCHES, Unit::Count, "Provider batches in flight, by state.");
+    describe_gauge!(BATCHES_UNRECONCILED, Unit::Count, "Batches of which it is unknown whether the provider has them.");
+    describe_counter!(BATCH_CREATES, Unit::Count, "Creates sent to providers, by what became of them.");
+    describe_counter!(DUPLICATE_BATCHES, Unit::Count, "Provider batches found that duplicate one of ours.");
+    describe_counter!(RUNS_ACCEPTED, Unit::Count, "Runs durably taken in.");
+    describe_counter!(RUNS_FINISHED, Unit::Count, "Runs that reached a terminal state, by state.");
+    describe_gauge!(QUEUE_DEPTH, Unit::Count, "Runs that wait to be claimed.");
+    describe_counter!(RESULTS_QUARANTINED, Unit::Count, "Result lines that belong to no open request of their batch.");
+    describe_counter!(SPEND_NANOS, Unit::Count, "Money spent on settled results, in nano-dollars.");
+    describe_counter!(LEASES_LOST, Unit::Count, "Times that this node found its lease or a batch in other hands.");
+    describe_gauge!(SWEEP_LAST_SUCCESS, Unit::Seconds, "When each kind of sweep last went through.");
+}

@@ -1,0 +1,53 @@
+//! Wires every actor, in one readable function.
+
+use crate::batch_poller::BatchPoller;
+use crate::job_drive::JobDrive;
+use crate::parts::Parts;
+use crate::supervisor::{Child, GaveUp, StopAll, Supervisor};
+use crate::sweeper::Sweeper;
+use actix::{Actor, Addr, Arbiter, Context};
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// The actors of this process, while they run.
+pub struct Running {
+    pub supervisor: Addr<Supervisor>,
+    /// Set once, when the supervisor has given up on a child.
+    pub gave_up: watch::Receiver<Option<GaveUp>>,
+    arbiter: Arbiter,
+}
+
+impl Running {
+    /// Stops all children and then the supervisor; what they were doing goes on at the next start.
+    pub async fn stop(self) {
+        let _ = self.supervisor.send(StopAll).await;
+        self.arbiter.stop();
+    }
+}
+
+/// Starts the supervisor and under it: BatchPoller, JobDrive, Sweeper. Needs an actix `System` on this thread.
+pub fn start(parts: Parts, runtime: Arc<Runtime>) -> Running {
+    let (gave_up, given_up) = watch::channel(None);
+    let (drive, drive_ref) = Child::new(JobDrive::NAME, runtime.clone(), factory(&parts, JobDrive::new));
+    let (sweeper, _) = Child::new(Sweeper::NAME, runtime.clone(), factory(&parts, Sweeper::new));
+    // The BatchPoller asks the Supervisor for batches; the Supervisor builds the BatchPoller.
+    let (sender, receiver) = actix::dev::channel::channel::<Supervisor>(64);
+    let supervisor = Addr::new(sender);
+    let poller_factory = {
+        let (parts, supervisor) = (parts.clone(), supervisor.clone());
+        Arc::new(move |_| BatchPoller::new(parts.clone(), supervisor.clone(), drive_ref.clone()))
+    };
+    let (poller, poller_ref) = Child::new(BatchPoller::NAME, runtime.clone(), poller_factory);
+    let root = Supervisor::new(parts, vec![drive, poller, sweeper], poller_ref, gave_up);
+    let arbiter = Arbiter::with_tokio_rt(move || runtime);
+    arbiter.spawn_fn(move || {
+        actix::spawn(Context::with_receiver(receiver).into_future(root));
+    });
+    Running { supervisor, gave_up: given_up, arbiter }
+}
+
+fn factory<A: Actor>(parts: &Parts, build: fn(Parts) -> A) -> crate::supervisor::Factory<A> {
+    let parts = parts.clone();
+    Arc::new(move |_| build(parts.clone()))
+}

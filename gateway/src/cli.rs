@@ -1,0 +1,247 @@
+//! The command line: nouns, then verbs; data on stdout, everything else on stderr.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use storage::model::{BatchState, Money, Source};
+
+/// Durable runs through LLM provider batches, resumed after any crash and never paid twice.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Where the state lives: sqlite:PATH or postgres://… (default: a SQLite file in your state directory)
+    #[arg(long, global = true, env = "TIDEGATE_STORE", hide_env_values = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// Configuration file (default: tidegate.toml here, if there is one)
+    #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Form of what goes to stdout
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Form of the progress on stderr
+    #[arg(long, global = true, value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Jsonl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    Auto,
+    Bar,
+    Plain,
+    Json,
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Carry a JSONL file of requests through provider batches; run it again to continue
+    #[command(after_help = PROCESS_EXAMPLES)]
+    Process(Box<ProcessArgs>),
+    /// Run the simulated provider by itself, with faults to switch on
+    Sim(SimArgs),
+    /// Look at provider batches, and answer for those of unknown fate
+    #[command(subcommand)]
+    Batches(BatchesCommand),
+    /// Look at jobs
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Check the store, the configuration and the providers
+    Doctor(DoctorArgs),
+}
+
+const PROCESS_EXAMPLES: &str = "\
+Examples:
+  tidegate process requests.jsonl --out results.jsonl                 # by the key that is set, else simulated
+  tidegate process requests.jsonl --out results.jsonl --dry-run       # what it would send and cost
+  tidegate process requests.jsonl --out results.jsonl --max-usd 5     # never spend more than 5 dollars
+
+Killed, or stopped? Run the same command again: what is settled is not sent again, what is submitted is not
+submitted again.";
+
+#[derive(Debug, Clone, Args)]
+pub struct ProcessArgs {
+    /// Requests, one JSON object a line: {custom_id, method, url, body} or {custom_id, params}
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the results go: one line for each line of FILE, in the same order
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// openai, anthropic, sim, or a [providers.NAME] of the configuration
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
+    /// Never spend more than this many dollars on the file (needs known prices)
+    #[arg(long, value_name = "N")]
+    pub max_usd: Option<Money>,
+    /// Stop after this many rounds
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_rounds: u32,
+    /// Stop after this long (90m, 36h, 30s); what is submitted is still collected by the next run
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_wallclock: Option<Duration>,
+    /// Try each line at most this often
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_attempts: u32,
+    /// At most this many requests in one provider batch
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_batch_requests: u32,
+    /// How often a submitted batch is asked about (default: 30s; simulated: 250ms)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub poll: Option<Duration>,
+    /// How long an ambiguous create is looked for before it counts as absent (default: 2m; Anthropic: 15m)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub settle: Option<Duration>,
+    /// Who asked for it: somebody (backfill), or a schedule (daemon)
+    #[arg(long, default_value = "backfill", value_parser = source)]
+    pub source: Source,
+    /// Print items, batches and cost (low and worst); write and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Make a new job, although this file has one; everything is bought again
+    #[arg(long)]
+    pub restart: bool,
+    /// Serve /livez and /metrics here while it runs
+    #[arg(long, value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SimArgs {
+    /// Address to listen on; port 0 picks a free one, which is printed
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7080")]
+    pub listen: SocketAddr,
+    /// Folder of its durable state (default: beside the store)
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Time from a batch's create to its end
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub latency: Duration,
+    /// A fault to switch on, NAME=VALUE; may be given again
+    #[arg(long = "fault", value_name = "NAME=VALUE")]
+    pub faults: Vec<String>,
+    /// Print all faults and what they do
+    #[arg(long)]
+    pub list_faults: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum BatchesCommand {
+    /// List batches, newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_parser = batch_state)]
+        state: Option<BatchState>,
+        /// At most this many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+        /// Go on after this batch
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
+    /// One batch with its events
+    Get { id: String },
+    /// Say that a batch of unknown fate is this one at the provider
+    Adopt {
+        id: String,
+        /// The provider's id of the batch
+        #[arg(long, value_name = "ID")]
+        provider_batch_id: String,
+    },
+    /// Give a batch of unknown fate up; its runs are queued again, and may be billed twice
+    Abandon {
+        id: String,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+    },
+    /// Print the result lines that one batch brought, in order
+    Results { id: String },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum JobsCommand {
+    /// List jobs, newest first
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+        /// Go on after this job
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
+    /// One job with its rounds and counts
+    Get { id: String },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Also ask each configured provider whether it accepts the key (one cheap list call)
+    #[arg(long)]
+    pub online: bool,
+}
+
+/// Reads `90m`, `36h`, `1500ms`, `2d` or bare seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err(format!("`{text}` is not a time; use for example 30s, 90m or 36h")),
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * factor);
+    match seconds.filter(|seconds| (0.001..=31_536_000.0).contains(seconds)) {
+        Some(seconds) => Ok(Duration::from_millis((seconds * 1_000.0).round() as u64)),
+        None => Err(format!("`{text}` is not a time between 1ms and 365d")),
+    }
+}
+
+fn source(word: &str) -> Result<Source, String> {
+    Source::from_word(word).ok_or_else(|| format!("`{word}` is no source; use backfill or daemon"))
+}
+
+fn batch_state(word: &str) -> Result<BatchState, String> {
+    let words: Vec<_> = BatchState::ALL.iter().map(|state| state.word()).collect();
+    BatchState::from_word(word).ok_or_else(|| format!("`{word}` is no state of a batch; use one of {}", words.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        for (text, millis) in [("30s", 30_000), ("90m", 5_400_000), ("1.5h", 5_400_000), ("250ms", 250), ("7", 7_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "s", "-1s", "0s", "1 fortnight", "1e9d", "NaN"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

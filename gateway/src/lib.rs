@@ -1,0 +1,10 @@
+//! How the world talks to Tidegate, and the binary.
+
+pub mod cli;
+pub mod session;
+pub mod providers;
+pub mod input;
+pub mod sim;
+pub mod exit;
+pub mod config;
+pub mod telemetry;

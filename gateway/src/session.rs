@@ -1,0 +1,46 @@
+//! What commands share: the configuration, the store they open, and the runtime they run on.
+
+use crate::cli::Common;
+use crate::config::Config;
+use crate::exit::Failure;
+use rand::SeedableRng;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::model::{Clock, IdMint, NodeId, SystemClock};
+use storage::store::{OpenOptions, Store};
+use tokio::runtime::Runtime;
+
+/// The shared multi-thread runtime: database connections and provider calls live on it.
+pub fn runtime() -> Result<Arc<Runtime>, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build();
+    let cannot = |error| Failure::new(crate::exit::Exit::Unexpected, format!("cannot start the runtime: {error}"));
+    runtime.map(Arc::new).map_err(cannot)
+}
+
+/// The store's URL: as given, or a SQLite file in the user's state directory.
+pub fn store_url(common: &Common) -> Result<String, Failure> {
+    if let Some(url) = common.store.as_ref().filter(|url| !url.is_empty()) {
+        return Ok(url.clone());
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let folder = state.or(home).ok_or_else(|| {
+        Failure::usage("neither --store, TIDEGATE_STORE, XDG_STATE_HOME nor HOME says where to keep the state")
+    })?;
+    let path = folder.join("tidegate/tidegate.sqlite");
+    let text = path.to_str().ok_or_else(|| Failure::usage("the state directory's name is not valid UTF-8"))?;
+    Ok(format!("sqlite:{text}"))
+}
+
+/// Opens the store as a fresh node; the schema is created and migrated.
+pub async fn open_store(common: &Common, config: &Config) -> Result<Store, Failure> {
+    let mut ids = IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()));
+    let node = NodeId::mint(&mut ids, SystemClock.now());
+    let options = OpenOptions { url: store_url(common)?, node, lease: lease(config) };
+    Ok(Store::open(options).await?)
+}
+
+pub fn lease(config: &Config) -> Duration {
+    Duration::from_secs_f64(config.nodes.lease_seconds)
+}

@@ -1,0 +1,79 @@
+//! What can go wrong with a store; the only place that reads SQLSTATE and SQLite result codes.
+
+use crate::model::Timestamp;
+use std::path::PathBuf;
+
+/// How a caller should take an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Try again later, with back-off.
+    Retryable,
+    /// The row moved on: read it again.
+    Conflict,
+    /// Will not get better by itself.
+    Terminal,
+    /// The data contradicts the model: stop this unit.
+    Corrupt,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("`{url}` is not a store: use sqlite:PATH or postgres://USER@HOST/DATABASE")]
+    BadUrl { url: String },
+    #[error("the store {path} is in use by process {pid}; wait for it to end, or stop it first")]
+    Owned { path: PathBuf, pid: String },
+    #[error("cannot {action} {path}: {source}")]
+    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the store does not hold {setting} = {expected} (it says {found})")]
+    Setting { setting: &'static str, expected: &'static str, found: String },
+    #[error("SQLite {found} is linked; 3.51.3 or newer is needed (older ones can corrupt a WAL database)")]
+    OldSqlite { found: String },
+    #[error("the store's schema does not fit this binary: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the store could not carry out a statement: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("{entity} {id} has moved on since it was read (now {now})")]
+    Moved { entity: &'static str, id: String, now: String },
+    #[error("{entity} {id} holds `{value}`, which no {what} is")]
+    Corrupt { entity: &'static str, id: String, what: &'static str, value: String },
+    #[error("this node's lease could not be renewed and ended at {until}")]
+    LeaseLost { until: Timestamp },
+}
+
+impl StoreError {
+    pub fn class(&self) -> Class {
+        match self {
+            StoreError::Database(error) => class_of(error),
+            StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
+            StoreError::Corrupt { .. } => Class::Corrupt,
+            StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
+            StoreError::OldSqlite { .. } | StoreError::Migrate(_) => Class::Terminal,
+        }
+    }
+
+    /// Whether the database could not be reached at all, as against having refused or failed.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            StoreError::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_)) => true,
+            StoreError::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P0"))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn class_of(error: &sqlx::Error) -> Class {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => Class::Retryable,
+        sqlx::Error::Database(database) => match database.code().as_deref() {
+            // SQLITE_BUSY, SQLITE_LOCKED and their extended forms.
+            Some("5" | "6" | "261" | "262" | "517") => Class::Retryable,
+            Some(state) if ["40P01", "40001", "55P03", "57014"].contains(&state) => Class::Retryable,
+            Some(state) if state.starts_with("08") || state.starts_with("57P0") => Class::Retryable,
+            Some(_) if database.is_unique_violation() => Class::Conflict,
+            _ => Class::Terminal,
+        },
+        _ => Class::Terminal,
+    }
+}

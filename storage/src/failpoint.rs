@@ -1,0 +1,123 @@
+//! Named places at which a process can be made to die, so that tests can kill it at every await that matters.
+//!
+//! `TIDEGATE_FAILPOINT=NAME[:NTH]` kills this process with SIGKILL when the place NAME is passed for the
+//! NTH time (default 1). Unset, a failpoint costs one atomic load. The table is the list of places; a name
+//! that is not in it is refused at start, so that no test can wait for a place that does not exist.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+macro_rules! failpoints {
+    ($($variant:ident = $name:literal),+ $(,)?) => {
+        /// A place that a kill can be aimed at.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Failpoint { $($variant),+ }
+
+        impl Failpoint {
+            pub const ALL: &'static [Failpoint] = &[$(Failpoint::$variant),+];
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Failpoint::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+failpoints! {
+    ImportJobCreated = "import.job_created",
+    ImportChunkOpen = "import.chunk_open",
+    ImportChunkStored = "import.chunk_stored",
+    ImportDone = "import.done",
+    RoundOpened = "round.opened",
+    PlanOpen = "plan.open",
+    PlanStored = "plan.stored",
+    UploadMarked = "upload.marked",
+    UploadHalf = "upload.half",
+    UploadSent = "upload.sent",
+    UploadAnswered = "upload.answered",
+    UploadStored = "upload.stored",
+    CreateArmed = "create.armed",
+    CreateHalf = "create.half",
+    CreateBeforeCommit = "create.before_commit",
+    CreateCommitted = "create.committed",
+    CreateLastByte = "create.last_byte",
+    CreateAnswered = "create.answered",
+    CreateStored = "create.stored",
+    ReconcileUnknown = "reconcile.unknown",
+    ReconcileListed = "reconcile.listed",
+    ReconcileAdopted = "reconcile.adopted",
+    ReconcileFirstAbsence = "reconcile.first_absence",
+    ReconcileBeforeDelete = "reconcile.before_delete",
+    ReconcileDeleted = "reconcile.deleted",
+    ReconcileCleared = "reconcile.cleared",
+    PollAnswered = "poll.answered",
+    PollEndedStored = "poll.ended_stored",
+    CollectOpened = "collect.opened",
+    CollectHalf = "collect.half",
+    SettleOpen = "settle.open",
+    SettleStored = "settle.stored",
+    CollectSecondFile = "collect.second_file",
+    CollectLeftovers = "collect.leftovers",
+    CollectClosed = "collect.closed",
+    RoundClosing = "round.closing",
+    RoundClosed = "round.closed",
+    JobFinishing = "job.finishing",
+    JobFinished = "job.finished",
+    OutOpened = "out.opened",
+    OutHalf = "out.half",
+    OutBeforeRename = "out.before_rename",
+    OutRenamed = "out.renamed",
+}
+
+struct Armed {
+    name: String,
+    nth: u32,
+    seen: AtomicU32,
+}
+
+static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+fn armed() -> Option<&'static Armed> {
+    ARMED
+        .get_or_init(|| {
+            let setting = std::env::var("TIDEGATE_FAILPOINT").ok()?;
+            let (name, nth) = setting.split_once(':').unwrap_or((&setting, "1"));
+            Some(Armed { name: name.to_owned(), nth: nth.parse().unwrap_or(1), seen: AtomicU32::new(0) })
+        })
+        .as_ref()
+}
+
+/// The name given in the environment if it names no failpoint, for a refusal at start.
+pub fn unknown_name() -> Option<&'static str> {
+    let name = armed()?.name.as_str();
+    let known = Failpoint::ALL.iter().any(|point| point.name() == name);
+    (!known).then_some(name)
+}
+
+/// Dies here if a test asked for it. SIGKILL, not an exit: no destructor runs, no buffer is flushed.
+#[inline]
+pub fn reached(point: Failpoint) {
+    if let Some(armed) = armed() {
+        if armed.name == point.name() && armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.nth {
+            kill_this_process();
+        }
+    }
+}
+
+fn kill_this_process() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct() {
+        let mut names: Vec<_> = Failpoint::ALL.iter().map(|point| point.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Failpoint::ALL.len());
+    }
+}

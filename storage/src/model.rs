@@ -1,0 +1,23 @@
+//! The entities, their legal moves, and the small types they are made of. Knows std, serde and ids only.
+
+pub mod run;
+pub mod attempt;
+pub mod batch;
+pub mod job;
+pub mod node;
+pub mod lease;
+pub mod id;
+pub mod time;
+pub mod money;
+pub mod machine;
+
+pub use attempt::request::{RequestEvent, RequestState};
+pub use attempt::{AttemptEvent, AttemptState};
+pub use batch::{BatchEvent, BatchState};
+pub use id::{BatchId, IdMint, JobId, NodeId, RunId};
+pub use job::{Ceilings, JobEvent, JobState, Scope, Source, StopReason};
+pub use lease::{Epoch, Lease};
+pub use money::{BadMoney, Money};
+pub use node::{NodeEvent, NodeState};
+pub use run::{NewRun, RunEvent, RunState};
+pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -1,0 +1,178 @@
+//! A job: a drive that takes every pending run of a scope to its end, in rounds, under ceilings.
+
+use super::machine::state_machine;
+use super::money::Money;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+state_machine! {
+    /// Where a job stands.
+    states JobState {
+        Created = "created",
+        Running = "running",
+        Suspended = "suspended",
+        Finishing = "finishing",
+        Finished = "finished",
+        Cancelled = "cancelled",
+        Failed = "failed",
+    }
+    /// What can happen to a job.
+    events JobEvent {
+        Started = "started",
+        Suspended = "suspended",
+        Resumed = "resumed",
+        Stopping = "stopping",
+        Finished = "finished",
+        Cancelled = "cancelled",
+        Failed = "failed",
+    }
+    edges {
+        Created + Started => Running,
+        Created + Cancelled => Cancelled,
+        Created + Failed => Failed,
+        Running + Suspended => Suspended,
+        Running + Stopping => Finishing,
+        Running + Cancelled => Cancelled,
+        Running + Failed => Failed,
+        Suspended + Resumed => Running,
+        Suspended + Cancelled => Cancelled,
+        Suspended + Failed => Failed,
+        Finishing + Finished => Finished,
+    }
+}
+
+#[cfg(test)]
+const INITIAL: &[JobState] = &[JobState::Created];
+
+/// Who asked for a job: somebody, bounded; or nobody, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    Backfill,
+    Daemon,
+}
+
+impl Source {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Source::Backfill => "backfill",
+            Source::Daemon => "daemon",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Source> {
+        match word {
+            "backfill" => Some(Source::Backfill),
+            "daemon" => Some(Source::Daemon),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Why a job finished. Exactly one is stored (invariant 23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    AlreadyEmpty,
+    Drained,
+    NoProgress,
+    MaxRounds,
+    Wallclock,
+    SpendCap,
+    Degraded,
+    NoOp,
+}
+
+impl StopReason {
+    pub const ALL: &'static [StopReason] = &[
+        StopReason::AlreadyEmpty,
+        StopReason::Drained,
+        StopReason::NoProgress,
+        StopReason::MaxRounds,
+        StopReason::Wallclock,
+        StopReason::SpendCap,
+        StopReason::Degraded,
+        StopReason::NoOp,
+    ];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            StopReason::AlreadyEmpty => "already_empty",
+            StopReason::Drained => "drained",
+            StopReason::NoProgress => "no_progress",
+            StopReason::MaxRounds => "max_rounds",
+            StopReason::Wallclock => "wallclock",
+            StopReason::SpendCap => "spend_cap",
+            StopReason::Degraded => "degraded",
+            StopReason::NoOp => "no_op",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<StopReason> {
+        StopReason::ALL.iter().copied().find(|reason| reason.word() == word)
+    }
+
+    /// Nothing was left to do (invariant 24).
+    pub const fn is_clean(self) -> bool {
+        matches!(self, StopReason::AlreadyEmpty | StopReason::Drained)
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// What a job works on and how each run is carried out. Immutable once the job exists (invariant 19).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    /// SHA-256 of the request file's content, in hex.
+    pub input_sha256: String,
+    /// Which provider carries it out: `openai`, `anthropic` or `sim`.
+    pub provider: String,
+    /// Which account there, as a name or a fingerprint; never the key.
+    pub account: String,
+    pub max_attempts: u32,
+    /// 0 for the first job of this scope; `--restart` makes the next.
+    pub edition: u32,
+}
+
+/// Ceilings. They may be raised by running the same command with larger ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ceilings {
+    pub max_rounds: u32,
+    pub max_wallclock_ms: Option<u64>,
+    pub max_usd_nanos: Option<i64>,
+    pub max_batch_requests: u32,
+}
+
+impl Ceilings {
+    pub fn max_wallclock(&self) -> Option<Duration> {
+        self.max_wallclock_ms.map(Duration::from_millis)
+    }
+
+    pub fn max_usd(&self) -> Option<Money> {
+        self.max_usd_nanos.map(Money::from_nanos)
+    }
+
+    /// Whether any ceiling lies higher than in `before`, so that a job it stopped could go on.
+    pub fn loosens(&self, before: &Ceilings) -> bool {
+        let higher = |new: Option<u64>, old: Option<u64>| match (new, old) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(new), Some(old)) => new > old,
+        };
+        let usd = |ceilings: &Ceilings| ceilings.max_usd_nanos.and_then(|nanos| u64::try_from(nanos).ok());
+        self.max_rounds > before.max_rounds
+            || higher(self.max_wallclock_ms, before.max_wallclock_ms)
+            || higher(usd(self), usd(before))
+    }
+}

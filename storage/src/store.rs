@@ -1,0 +1,164 @@
+//! The store: one set of operations on SQLite or PostgreSQL.
+//!
+//! Every write names the state and the epoch that it expects and looks at the rows it changed; 0 rows means
+//! that somebody else was faster, and the caller stops. Times and ids come in as parameters. Transactions on
+//! SQLite begin IMMEDIATE on the one writer connection; both pools roll back whatever a cancelled future left
+//! open before a connection is used again.
+
+mod open;
+mod nodes;
+mod jobs;
+mod rounds;
+mod intake;
+mod claim;
+mod submit;
+mod reconcile;
+mod settle;
+mod batches;
+mod results;
+
+pub use batches::{BatchFilter, BatchRow};
+pub use claim::{Claim, Limits, Opened};
+pub use intake::PoolCounts;
+pub use jobs::{JobMove, JobRow, NewJob};
+pub use results::ResultRow;
+pub use nodes::NodeRow;
+pub use open::{OpenOptions, StoreClock};
+pub use reconcile::Stray;
+pub use rounds::RoundRow;
+pub use settle::{Settled, Verdict};
+pub use submit::Fence;
+
+use crate::error::StoreError;
+use crate::model::{NodeId, Timestamp};
+use sqlx::{Pool, Postgres, Sqlite};
+use std::sync::Arc;
+
+/// A handle on the store; clones share its pools.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pools: Pools,
+    node: NodeId,
+    clock: Arc<StoreClock>,
+    /// Holds the lock on a SQLite file for as long as the store is open.
+    _owner: Option<std::fs::File>,
+}
+
+#[derive(Debug)]
+enum Pools {
+    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
+    Postgres(Pool<Postgres>),
+}
+
+/// Runs one body against whichever pool is behind the store; `Db` names its database in the body.
+macro_rules! on_pool {
+    ($store:expr, |$pool:ident| $body:expr) => {
+        match &$store.inner.pools {
+            $crate::store::Pools::Sqlite { readers: $pool, .. } => {
+                #[allow(dead_code, reason = "not every body names it")]
+                type Db = sqlx::Sqlite;
+                $body
+            }
+            $crate::store::Pools::Postgres($pool) => {
+                #[allow(dead_code, reason = "not every body names it")]
+                type Db = sqlx::Postgres;
+                $body
+            }
+        }
+    };
+}
+
+/// Runs one body in a transaction and commits it; leaving the body early rolls back.
+macro_rules! in_tx {
+    ($store:expr, |$tx:ident| $body:expr) => {
+        match &$store.inner.pools {
+            $crate::store::Pools::Sqlite { writer, .. } => {
+                #[allow(dead_code, reason = "not every body names it")]
+                type Db = sqlx::Sqlite;
+                #[allow(dead_code, reason = "not every body names it")]
+                const FOR_UPDATE: &str = "";
+                let mut $tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let value = $body;
+                $tx.commit().await?;
+                value
+            }
+            $crate::store::Pools::Postgres(pool) => {
+                #[allow(dead_code, reason = "not every body names it")]
+                type Db = sqlx::Postgres;
+                #[allow(dead_code, reason = "not every body names it")]
+                const FOR_UPDATE: &str = " FOR UPDATE";
+                let mut $tx = pool.begin().await?;
+                let value = $body;
+                $tx.commit().await?;
+                value
+            }
+        }
+    };
+}
+
+/// Appends to a batch's event log inside the transaction that changes the batch (invariant 30).
+macro_rules! log_batch {
+    ($tx:ident, $batch:expr, $at:expr, $epoch:expr, $event:expr, $data:expr) => {
+        sqlx::query(
+            "-- log_batch
+            INSERT INTO batch_events (batch_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind($batch)
+        .bind($at.millis())
+        .bind($epoch.number())
+        .bind($event)
+        .bind($data)
+        .execute(&mut *$tx)
+        .await?
+    };
+}
+
+pub(crate) use {in_tx, log_batch, on_pool};
+
+impl Store {
+    /// The node that this process is, as it is written on whatever it holds.
+    pub fn node(&self) -> &NodeId {
+        &self.inner.node
+    }
+
+    /// The store's own time: the machine's on SQLite, the database's on PostgreSQL.
+    pub fn now(&self) -> Timestamp {
+        crate::model::Clock::now(&*self.inner.clock)
+    }
+
+    pub fn clock(&self) -> Arc<StoreClock> {
+        self.inner.clock.clone()
+    }
+
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.inner.pools, Pools::Sqlite { .. })
+    }
+
+    /// Closes all connections; nothing is written after this (invariant 38).
+    pub async fn close(&self) {
+        match &self.inner.pools {
+            Pools::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// Turns "no row was changed" into the typed answer that the row has moved on.
+/// Rows per multi-row statement; times the columns of any of ours this stays below both parameter limits.
+const CHUNK: usize = 500;
+
+fn expect_one(changed: u64, entity: &'static str, id: &str, now: &str) -> Result<(), StoreError> {
+    if changed == 1 {
+        return Ok(());
+    }
+    Err(StoreError::Moved { entity, id: id.to_owned(), now: now.to_owned() })
+}
+

@@ -1,0 +1,111 @@
+//! Nodes and their leases. A node's lease covers everything that names it as holder.
+
+use super::{Store, expect_one, in_tx, on_pool};
+use crate::error::StoreError;
+use crate::model::{NodeId, Timestamp};
+use std::time::Duration;
+
+/// One incarnation of one process.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct NodeRow {
+    pub id: String,
+    pub host: String,
+    pub pid: i64,
+    pub state: String,
+    pub lease_until: i64,
+}
+
+impl NodeRow {
+    /// Whether this node may still act, by the store's clock.
+    pub fn holds_its_lease(&self, now: Timestamp) -> bool {
+        self.state != "gone" && self.lease_until > now.millis()
+    }
+}
+
+const INSERT_NODE: &str = "-- insert_node
+INSERT INTO nodes (id, host, pid, state, started_at, lease_until) VALUES ($1, $2, $3, 'live', $4, $5)";
+
+/// Nobody but the holder of the file's lock can be alive on a SQLite store.
+const BURY_OTHERS: &str = "-- bury_others
+UPDATE nodes SET state = 'gone' WHERE id <> $1 AND state <> 'gone'";
+
+const BURY_LAPSED: &str = "-- bury_lapsed
+UPDATE nodes SET state = 'gone' WHERE state <> 'gone' AND lease_until < $1";
+
+const RENEW: &str = "-- renew
+UPDATE nodes SET lease_until = $2 WHERE id = $1 AND state IN ('live', 'draining')";
+
+const LEAVE: &str = "-- leave
+UPDATE nodes SET state = 'gone' WHERE id = $1 AND state <> 'gone'";
+
+const NODE: &str = "-- node
+SELECT id, host, pid, state, lease_until FROM nodes WHERE id = $1";
+
+const DATABASE_NOW: &str = "-- database_now
+SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+
+impl Store {
+    pub(super) async fn register_node(&self, lease: Duration) -> Result<(), StoreError> {
+        self.follow_database_time().await?;
+        let now = self.now();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let node = self.node().as_str();
+        let alone = self.is_sqlite();
+        in_tx!(self, |tx| {
+            sqlx::query(INSERT_NODE)
+                .bind(node)
+                .bind(host.trim())
+                .bind(i64::from(std::process::id()))
+                .bind(now.millis())
+                .bind((now + lease).millis())
+                .execute(&mut *tx)
+                .await?;
+            if alone {
+                sqlx::query(BURY_OTHERS).bind(node).execute(&mut *tx).await?;
+            } else {
+                sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?;
+            }
+        });
+        Ok(())
+    }
+
+    /// Extends this node's lease to `now + lease`. `Moved` when somebody has already declared it gone.
+    pub async fn renew_lease(&self, lease: Duration) -> Result<Timestamp, StoreError> {
+        self.follow_database_time().await?;
+        let until = self.now() + lease;
+        let node = self.node().as_str();
+        let changed = in_tx!(self, |tx| {
+            sqlx::query(RENEW).bind(node).bind(until.millis()).execute(&mut *tx).await?.rows_affected()
+        });
+        expect_one(changed, "node", node, "gone")?;
+        Ok(until)
+    }
+
+    /// Gives up this node's lease, so that others need not wait for it to lapse.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        in_tx!(self, |tx| {
+            sqlx::query(LEAVE).bind(self.node().as_str()).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// Declares nodes gone whose lease has lapsed; whatever they held may be taken over.
+    pub async fn bury_lapsed(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let buried = in_tx!(self, |tx| {
+            sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?.rows_affected()
+        });
+        Ok(buried)
+    }
+
+    pub async fn node_row(&self, id: &NodeId) -> Result<Option<NodeRow>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(NODE).bind(id.as_str()).fetch_optional(pool).await?))
+    }
+
+    async fn follow_database_time(&self) -> Result<(), StoreError> {
+        if let super::Pools::Postgres(pool) = &self.inner.pools {
+            let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
+            self.inner.clock.follow(Timestamp::from_millis(millis));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! Opens a store: takes its lock, sets and re-reads the pragmas, migrates, and registers this node.
+
+use super::{Inner, Pools, Store};
+use crate::error::StoreError;
+use crate::model::{Clock, NodeId, SystemClock, Timestamp};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Executor, Pool, Postgres, Sqlite};
+use std::fs::{File, OpenOptions as FileOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+const READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 10;
+const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// `sqlite:PATH` or `postgres://…`.
+    pub url: String,
+    /// This process, as a fresh incarnation.
+    pub node: NodeId,
+    /// How long this node's lease runs from each renewal.
+    pub lease: Duration,
+}
+
+/// Time as the store sees it, so that one skewed machine cannot expire the leases of others.
+#[derive(Debug, Default)]
+pub struct StoreClock {
+    offset_ms: AtomicI64,
+}
+
+impl Clock for StoreClock {
+    fn now(&self) -> Timestamp {
+        let millis = SystemClock.now().millis();
+        Timestamp::from_millis(millis + self.offset_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl StoreClock {
+    pub(super) fn follow(&self, store_now: Timestamp) {
+        let offset = store_now.millis() - SystemClock.now().millis();
+        self.offset_ms.store(offset, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// Opens, migrates and registers. A SQLite file that another process has open is refused by name.
+    pub async fn open(options: OpenOptions) -> Result<Store, StoreError> {
+        let bad_url = || StoreError::BadUrl { url: redacted(&options.url) };
+        let (pools, owner) = if let Some(path) = options.url.strip_prefix("sqlite:") {
+            let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+            if path.as_os_str().is_empty() {
+                return Err(bad_url());
+            }
+            let owner = lock(&path)?;
+            (open_sqlite(&path).await?, Some(owner))
+        } else if options.url.starts_with("postgres://") || options.url.starts_with("postgresql://") {
+            let connect = PgConnectOptions::from_str(&options.url).map_err(|_| bad_url())?;
+            (open_postgres(connect).await?, None)
+        } else {
+            return Err(bad_url());
+        };
+        let clock = Arc::new(StoreClock::default());
+        let store = Store { inner: Arc::new(Inner { pools, node: options.node, clock, _owner: owner }) };
+        store.register_node(options.lease).await?;
+        Ok(store)
+    }
+}
+
+/// A connection URL without its password, for messages.
+fn redacted(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            let user = url[scheme + 3..at].split(':').next().unwrap_or("");
+            format!("{}://{user}:****{}", &url[..scheme], &url[at..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Takes the lock that lives exactly as long as this process, and writes our pid where a second one reads it.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file_error = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| StoreError::File { action, path, source }
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(file_error("create", folder))?;
+    }
+    let lock_path = lock_path(path);
+    let mut file = FileOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&lock_path)
+        .map_err(file_error("open", &lock_path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(file_error("read", &lock_path))?;
+            let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
+            return Err(StoreError::Owned { path: path.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(file_error("lock", &lock_path)(source)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    written.map_err(file_error("write", &lock_path))?;
+    Ok(file)
+}
+
+async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true)
+        .pragma("cache_size", "-32768")
+        .pragma("temp_store", "memory")
+        .pragma("journal_size_limit", "67108864")
+        .statement_cache_capacity(200);
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // A cancelled future may leave its transaction open; "no transaction" is the good answer.
+                let _ = connection.execute("ROLLBACK").await;
+                Ok(true)
+            })
+        })
+        .connect_with(connect.clone())
+        .await?;
+    assert_sqlite(&writer).await?;
+    sqlx::migrate!("migrations/sqlite").run(&writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .connect_with(connect.pragma("query_only", "on"))
+        .await?;
+    Ok(Pools::Sqlite { writer, readers })
+}
+
+/// Reads the settings back, because a file system or an older file may not have taken them.
+async fn assert_sqlite(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(pool).await?;
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    if (next(), next(), next()) < OLDEST_SQLITE {
+        return Err(StoreError::OldSqlite { found: version });
+    }
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await?;
+    if journal != "wal" {
+        return Err(StoreError::Setting { setting: "journal_mode", expected: "wal", found: journal });
+    }
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await?;
+    if synchronous != 2 {
+        let found = synchronous.to_string();
+        return Err(StoreError::Setting { setting: "synchronous", expected: "2 (full)", found });
+    }
+    Ok(())
+}
+
+async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
+    let connect = connect
+        .application_name("tidegate")
+        .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", "60000")]);
+    let pool: Pool<Postgres> = PgPoolOptions::new()
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(Duration::from_secs(10))
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // `Pool::begin` is not safe against cancellation: without this, 1 in 50 cancelled
+                // begins hands the next user a connection inside a foreign transaction.
+                connection.execute("ROLLBACK").await?;
+                Ok(true)
+            })
+        })
+        .connect_with(connect)
+        .await?;
+    sqlx::migrate!("migrations/postgres").run(&pool).await?;
+    Ok(Pools::Postgres(pool))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_never_reaches_a_message() {
+        assert_eq!(redacted("postgres://me:s3cret@host/db"), "postgres://me:****@host/db");
+        assert_eq!(redacted("mysql://x"), "mysql://x");
+    }
+}

@@ -1,0 +1,105 @@
+//! What must be true of a store at any time, whatever was done to it: asked of the whole database after
+//! every test, so that each test is also a test of the counters, the logs and the invariants between tables.
+
+use crate::raw::Raw;
+use std::collections::BTreeMap;
+use storage::model::{BatchEvent, BatchState, JobEvent, JobState, batch, job};
+
+/// A question whose answer must be no row at all.
+const NEVER: &[(&str, &str)] = &[
+    (
+        "a pool's counters equal a count of its runs",
+        "SELECT p.name FROM pools p WHERE
+            total <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name)
+            OR queued <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'queued')
+            OR running <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'running')
+            OR succeeded <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'succeeded')
+            OR failed <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'failed')",
+    ),
+    (
+        "a pool's money is the sum of its batches'",
+        "SELECT p.name FROM pools p WHERE
+            reserved_nanos <> (SELECT COALESCE(SUM(b.reserved_nanos), 0) FROM batches b WHERE b.pool = p.name)
+            OR spent_nanos <> (SELECT COALESCE(SUM(b.spent_nanos), 0) FROM batches b WHERE b.pool = p.name)",
+    ),
+    (
+        "a batch's money and counters are the sums of its requests'",
+        "SELECT b.id FROM batches b WHERE
+            spent_nanos <> (SELECT COALESCE(SUM(cost_nanos), 0) FROM attempts a WHERE a.batch_id = b.id)
+            OR requests <> (SELECT COUNT(*) FROM attempts a WHERE a.batch_id = b.id)
+            OR requests - 1 <> (SELECT MAX(batch_pos) FROM attempts a WHERE a.batch_id = b.id)
+            OR succeeded <> (SELECT COUNT(*) FROM attempts a WHERE a.batch_id = b.id AND verdict = 'succeeded')
+            OR uncounted <> (SELECT COUNT(*) FROM attempts a WHERE a.batch_id = b.id AND verdict = 'canceled')
+            OR errored <> (SELECT COUNT(*) FROM attempts a WHERE a.batch_id = b.id
+                AND verdict IN ('errored', 'expired', 'refused', 'missing'))",
+    ),
+    (
+        "a pool's unpriced results are its settled requests without a cost",
+        "SELECT p.name FROM pools p WHERE unpriced <> (SELECT COUNT(*) FROM attempts a JOIN batches b ON b.id = a.batch_id
+            WHERE b.pool = p.name AND a.settled_at IS NOT NULL AND a.cost_nanos IS NULL)",
+    ),
+    (
+        "a run is running exactly while its newest attempt is under way, in the batch that carries it",
+        "SELECT r.id FROM runs r WHERE (r.state = 'running') <> EXISTS (SELECT 1 FROM attempts a
+            WHERE a.run_id = r.id AND a.epoch = r.epoch AND a.state IN ('leased', 'started') AND a.batch_id = r.carrier)",
+    ),
+    (
+        "a run has used up as many attempts as count",
+        "SELECT r.id FROM runs r WHERE attempts <>
+            (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id AND a.verdict <> 'canceled')",
+    ),
+    (
+        "an attempt is under way exactly while its request is open",
+        "SELECT run_id FROM attempts WHERE (verdict = 'open') <> (state IN ('leased', 'started'))",
+    ),
+    (
+        "a terminal batch has no open request",
+        "SELECT a.run_id FROM attempts a JOIN batches b ON b.id = a.batch_id
+            WHERE a.verdict = 'open' AND b.state IN ('collected', 'abandoned')",
+    ),
+    (
+        "a run has a result line exactly if one of its attempts counted, and a body always",
+        "SELECT r.id FROM runs r WHERE
+            EXISTS (SELECT 1 FROM run_results x WHERE x.run_id = r.id) <> EXISTS (SELECT 1 FROM attempts a
+                WHERE a.run_id = r.id AND a.verdict IN ('succeeded', 'errored', 'expired', 'refused', 'missing'))
+            OR NOT EXISTS (SELECT 1 FROM run_bodies y WHERE y.run_id = r.id)",
+    ),
+];
+
+pub async fn audit(raw: &Raw) {
+    for (claim, exceptions) in NEVER {
+        let found = raw.rows(exceptions).await;
+        assert!(found.is_empty(), "not so: {claim}: {found:?}");
+    }
+    let folded = fold(raw, "batch", "planned", &moves(batch::EDGES, BatchState::word, BatchEvent::word)).await;
+    assert_eq!(folded, stored(raw, "batches").await, "a batch is the fold of its events (invariant 30)");
+    let folded = fold(raw, "job", "created", &moves(job::EDGES, JobState::word, JobEvent::word)).await;
+    assert_eq!(folded, stored(raw, "jobs").await, "a job is the fold of its events (invariant 30)");
+}
+
+type Moves = BTreeMap<(&'static str, String), &'static str>;
+
+fn moves<S: Copy, E: Copy>(edges: &[(S, E, S)], state: fn(S) -> &'static str, event: fn(E) -> &'static str) -> Moves {
+    edges.iter().map(|(from, by, to)| ((state(*from), event(*by).to_owned()), state(*to))).collect()
+}
+
+/// The state of each entity that its event log tells; the first event must be its making.
+async fn fold(raw: &Raw, entity: &str, first: &'static str, moves: &Moves) -> BTreeMap<String, String> {
+    let log = raw.rows(&format!("SELECT {entity}_id, event FROM {entity}_events ORDER BY seq")).await;
+    let mut states: BTreeMap<String, &'static str> = BTreeMap::new();
+    for row in log {
+        let [Some(id), Some(event)] = &row[..] else { panic!("{row:?} is not an event") };
+        let next = match states.get(id) {
+            None if event == first => first,
+            None => panic!("the log of {id} begins with {event}"),
+            Some(state) => moves.get(&(state, event.clone())).unwrap_or_else(|| panic!("{id} was {state} at {event}")),
+        };
+        states.insert(id.clone(), next);
+    }
+    states.into_iter().map(|(id, state)| (id, state.to_owned())).collect()
+}
+
+async fn stored(raw: &Raw, table: &str) -> BTreeMap<String, String> {
+    let rows = raw.rows(&format!("SELECT id, state FROM {table}")).await;
+    rows.into_iter().filter_map(|row| Some((row[0].clone()?, row[1].clone()?))).collect()
+}

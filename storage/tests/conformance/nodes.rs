@@ -1,0 +1,177 @@
+//! Nodes, their leases, and what changes hands when one is gone.
+
+use crate::fixture::{LEASE, assert_moved, at, open};
+use std::time::Duration;
+use storage::model::{BatchState, JobEvent, JobState, NodeId, Timestamp};
+use storage::Class;
+
+on_both! {
+    async fn an_open_store_is_a_live_node_that_holds_its_lease(store: Fixture) {
+        let row = store.node_row(store.node()).await.unwrap().unwrap();
+        assert_eq!((row.state.as_str(), row.pid), ("live", i64::from(std::process::id())));
+        assert!(!row.host.is_empty());
+        let until = Timestamp::from_millis(row.lease_until);
+        assert!(until.since(store.now()) <= LEASE);
+        assert!(row.holds_its_lease(store.now()));
+        assert!(row.holds_its_lease(until - Duration::from_millis(1)));
+        assert!(!row.holds_its_lease(until));
+        assert_eq!(store.node_row(&NodeId::from_text("node_none")).await.unwrap(), None);
+    }
+
+    async fn renewing_extends_the_lease_by_the_stores_clock(store: Fixture) {
+        let first = store.node_row(store.node()).await.unwrap().unwrap().lease_until;
+        let before = store.now();
+        let until = store.renew_lease(4 * LEASE).await.unwrap();
+        let row = store.node_row(store.node()).await.unwrap().unwrap();
+        assert_eq!(row.lease_until, until.millis());
+        assert!(until.millis() > first);
+        // The database's clock and ours are one machine's here; a second covers its steps.
+        assert!(until + Duration::from_secs(1) >= before + 4 * LEASE);
+        assert!(until <= store.now() + 4 * LEASE + Duration::from_secs(1));
+    }
+
+    async fn a_node_that_left_is_gone_for_good(store: Fixture) {
+        store.leave().await.unwrap();
+        let before = store.snapshot().await;
+        store.leave().await.expect("leaving again changes nothing");
+        assert_moved(store.renew_lease(LEASE).await, "renewing after leaving");
+        before.assert_same(&store.snapshot().await, "a node that left");
+        let row = store.node_row(store.node()).await.unwrap().unwrap();
+        assert_eq!(row.state, "gone");
+        assert!(!row.holds_its_lease(at(0)));
+    }
+
+    async fn a_node_declared_gone_by_others_cannot_renew(store: Fixture) {
+        store.raw.exec(&format!("UPDATE nodes SET state = 'gone' WHERE id = '{}'", store.node())).await;
+        assert_moved(store.renew_lease(LEASE).await, "renewing when declared gone");
+    }
+
+    async fn a_draining_node_still_renews(store: Fixture) {
+        store.raw.exec(&format!("UPDATE nodes SET state = 'draining' WHERE id = '{}'", store.node())).await;
+        store.renew_lease(LEASE).await.expect("it still has work in hand");
+    }
+
+    async fn a_job_and_a_batch_of_a_living_holder_are_not_taken(store: Fixture) {
+        let fence = store.batch_in(BatchState::Submitted).await;
+        let job = store.batch_row(&fence).await.job;
+        let rival = store.rival(at(50)).await;
+        for table in ["jobs", "batches"] {
+            store.raw.exec(&format!("UPDATE {table} SET holder = '{rival}'")).await;
+        }
+        let before = store.snapshot().await;
+        for now in [at(0), at(49), at(50)] {
+            assert_eq!(store.take_job(&job, now).await.unwrap(), None);
+            assert_eq!(store.take_batch(&fence.batch, now).await.unwrap(), None);
+        }
+        before.assert_same(&store.snapshot().await, "a look at what others hold");
+        assert!(store.take_job(&job, at(51)).await.unwrap().is_some(), "the holder's lease lapsed");
+        assert!(store.take_batch(&fence.batch, at(51)).await.unwrap().is_some(), "the holder's lease lapsed");
+        let row = store.batch_row(&fence).await;
+        assert_eq!(row.holder.as_deref(), Some(store.node().as_str()));
+        assert_eq!((row.state, row.submitted_at), (BatchState::Submitted, Some(at(5))), "resumed, not begun again");
+    }
+
+    async fn what_a_node_that_is_gone_or_unknown_or_nobody_held_is_taken_at_once(store: Fixture) {
+        let fence = store.batch_in(BatchState::Unknown).await;
+        let job = store.batch_row(&fence).await.job;
+        let rival = store.rival(at(1_000_000)).await;
+        store.raw.exec(&format!("UPDATE nodes SET state = 'gone' WHERE id = '{rival}'")).await;
+        for holder in [format!("'{rival}'"), "'node_never_seen'".to_owned(), "NULL".to_owned()] {
+            for table in ["jobs", "batches"] {
+                store.raw.exec(&format!("UPDATE {table} SET holder = {holder}")).await;
+            }
+            assert!(store.take_job(&job, at(1)).await.unwrap().is_some(), "held by {holder}");
+            assert!(store.take_batch(&fence.batch, at(1)).await.unwrap().is_some(), "held by {holder}");
+        }
+    }
+
+    async fn each_take_raises_the_epoch_even_if_the_holder_stays_the_same(store: Fixture) {
+        let fence = store.batch_in(BatchState::Planned).await;
+        let job = store.batch_row(&fence).await.job;
+        for expected in 2..5 {
+            let epoch = store.take_batch(&fence.batch, at(1)).await.unwrap().unwrap();
+            assert_eq!(epoch.number(), expected);
+            assert_eq!(store.batch_row(&fence).await.epoch, epoch);
+            let epoch = store.take_job(&job, at(1)).await.unwrap().unwrap();
+            assert_eq!(epoch.number(), expected);
+            assert_eq!(store.job(&job).await.unwrap().unwrap().epoch, epoch);
+        }
+    }
+
+    async fn what_is_over_is_not_taken(store: Fixture) {
+        for state in [BatchState::Collected, BatchState::Abandoned] {
+            let fence = store.batch_in(state).await;
+            let before = store.snapshot().await;
+            assert_eq!(store.take_batch(&fence.batch, at(1)).await.unwrap(), None);
+            before.assert_same(&store.snapshot().await, "taking a batch that is over");
+        }
+        for event in [JobEvent::Cancelled, JobEvent::Failed] {
+            let job = store.created(&store.new_job("short")).await;
+            store.step(&job, JobState::Created, event).await.unwrap();
+            assert_eq!(store.take_job(&job.id, at(1)).await.unwrap(), None);
+        }
+    }
+
+    async fn of_many_takes_at_once_each_gets_its_own_epoch(store: Fixture) {
+        let fence = store.batch_in(BatchState::Planned).await;
+        let takes = (0..8).map(|_| {
+            let (store, batch) = (store.store.clone(), fence.batch.clone());
+            tokio::spawn(async move { store.take_batch(&batch, at(1)).await })
+        });
+        let mut epochs = Vec::new();
+        for take in takes.collect::<Vec<_>>() {
+            epochs.push(take.await.unwrap().unwrap().expect("it is ours to take").number());
+        }
+        epochs.sort_unstable();
+        assert_eq!(epochs, (2..10).collect::<Vec<_>>());
+    }
+
+    async fn an_incarnation_registers_once(store: Fixture) {
+        let used = store.node_id();
+        let (url, raw) = (store.url.clone(), store.raw.clone());
+        raw.exec(&format!("INSERT INTO nodes VALUES ('{used}', 'elsewhere', 1, 'live', 1, 1)")).await;
+        store.close().await;
+        drop(store.store);
+        assert_eq!(open(&url, used).await.unwrap_err().class(), Class::Conflict);
+    }
+}
+
+only_on! { Sqlite:
+    async fn whoever_opens_a_sqlite_file_is_alone_so_all_others_are_gone(store: Fixture) {
+        let fence = store.batch_in(BatchState::Submitted).await;
+        let job = store.batch_row(&fence).await.job;
+        let (before, rival) = (store.node().clone(), store.rival(Timestamp::from_millis(i64::MAX)).await);
+        let store = store.restarted().await;
+        for gone in [before, rival] {
+            assert_eq!(store.node_row(&gone).await.unwrap().unwrap().state, "gone");
+        }
+        assert_eq!(store.node_row(store.node()).await.unwrap().unwrap().state, "live");
+        assert_eq!(store.take_batch(&fence.batch, at(1)).await.unwrap().map(|epoch| epoch.number()), Some(2));
+        assert_eq!(store.take_job(&job, at(1)).await.unwrap().map(|epoch| epoch.number()), Some(2));
+    }
+}
+
+only_on! { Postgres:
+    async fn a_second_node_takes_over_only_what_the_first_gave_up(store: Fixture) {
+        let fence = store.batch_in(BatchState::Ended).await;
+        let job = store.batch_row(&fence).await.job;
+        let second = store.another_node().await;
+        assert_eq!(store.node_row(store.node()).await.unwrap().unwrap().state, "live");
+        assert_eq!(second.take_batch(&fence.batch, second.now()).await.unwrap(), None);
+        assert_eq!(second.take_job(&job, second.now()).await.unwrap(), None);
+        store.leave().await.unwrap();
+        assert!(second.take_batch(&fence.batch, second.now()).await.unwrap().is_some());
+        assert!(second.take_job(&job, second.now()).await.unwrap().is_some());
+        assert_moved(store.adoption_proved(&fence).await, "the first node's write");
+        assert_eq!(store.batch_row(&fence).await.holder.as_deref(), Some(second.node().as_str()));
+    }
+
+    async fn a_newcomer_buries_the_lapsed_and_nobody_else(store: Fixture) {
+        let lapsed = store.rival(at(0)).await;
+        let alive = store.rival(Timestamp::from_millis(i64::MAX)).await;
+        let second = store.another_node().await;
+        for (node, state) in [(&lapsed, "gone"), (&alive, "live"), (store.node(), "live"), (second.node(), "live")] {
+            assert_eq!(second.node_row(node).await.unwrap().unwrap().state, state, "{node}");
+        }
+    }
+}
