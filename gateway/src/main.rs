@@ -1,1 +1,38 @@
-fn main() {}
+//! The binary: reads the command line, runs the command, and ends with its exit code.
+
+use clap::Parser;
+use gateway::cli::{Cli, Command};
+use gateway::config::Config;
+use gateway::exit::{Exit, Failure};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // Nothing sensible is left to do when even this cannot be printed.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    match run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+
+fn run(cli: &Cli) -> Result<Exit, Failure> {
+    if let Some(name) = storage::failpoint::unknown_name() {
+        return Err(Failure::usage(format!("TIDEGATE_FAILPOINT names `{name}`, which is no failpoint")));
+    }
+    let config = Config::load(cli.common.config.as_deref())?;
+    match &cli.command {
+        Command::Process(args) => gateway::process::run(args, &cli.common, &config),
+        _ => Ok(Exit::Unexpected),
+    }
+}

@@ -16,6 +16,7 @@ mod reconcile;
 mod settle;
 mod batches;
 mod results;
+mod tally;
 
 pub use batches::{BatchFilter, BatchRow};
 pub use claim::{Claim, Limits, Opened};
@@ -28,6 +29,7 @@ pub use reconcile::Stray;
 pub use rounds::RoundRow;
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
+pub use tally::BatchTally;
 
 use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};

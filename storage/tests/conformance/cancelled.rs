@@ -1,0 +1,71 @@
+//! A future that is dropped in the middle of a transaction: what it began is undone, and nobody inherits it.
+
+use crate::fixture::{Driven, Fixture, LEASE, at, ceilings, up_to};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::model::BatchState;
+
+const TASKS: u64 = 300;
+/// A task is aborted at a random moment up to this long after it was spawned.
+const LONGEST: Duration = Duration::from_millis(5);
+
+on_both! {
+    async fn a_task_that_is_aborted_in_a_transaction_leaves_nothing_behind(store: Fixture) {
+        let job = store.driven("letters", 2_000).await;
+        let store = Arc::new(store);
+        let mut rng = StdRng::seed_from_u64(41);
+        let mut aborted = 0;
+        for number in 0..TASKS {
+            let (store, job) = (store.clone(), job.clone());
+            let mut task = tokio::spawn(async move { write_something(&store, &job, number).await });
+            let moment = LONGEST.mul_f64(f64::from(rng.next_u32() % 1_000) / 1_000.0);
+            let outcome = match tokio::time::timeout(moment, &mut task).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    task.abort();
+                    task.await
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.is_cancelled() => aborted += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(aborted > 10, "only {aborted} of {TASKS} tasks were aborted: the test tested nothing");
+        store.renew_lease(LEASE).await.expect("the store still writes");
+        let fence = store.opened(&job, 1).await;
+        assert_eq!(store.batch_row(&fence).await.state, BatchState::Planned);
+        assert_nobody_is_idle_in_a_transaction(&store).await;
+    }
+}
+
+async fn write_something(store: &Fixture, job: &Driven, number: u64) {
+    match number % 4 {
+        0 => drop(store.ask(job, up_to(5), at(2)).await.expect("runs are claimed")),
+        1 => store.set_ceilings(&job.id, job.epoch, &ceilings()).await.expect("ceilings are set"),
+        2 => drop(store.renew_lease(LEASE).await.expect("the lease is renewed")),
+        _ => store.hold_job(&job.id, at(1), Some(9)).await.expect("the job is held"),
+    }
+}
+
+/// A dropped connection is rolled back by the pool in the background, so this asks until it is so.
+async fn assert_nobody_is_idle_in_a_transaction(store: &Fixture) {
+    if store.is_sqlite() {
+        // A transaction that somebody had left open would hold the file's only write lock.
+        assert_eq!(store.raw.exec("BEGIN IMMEDIATE; ROLLBACK").await, 0);
+        return;
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let idle = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'";
+    while store.raw.number(idle).await > 0 {
+        assert!(Instant::now() < deadline, "a session is still idle in a transaction");
+        tokio::task::yield_now().await;
+    }
+    let sessions =
+        "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    assert!(store.raw.number(sessions).await > 0, "the store's own sessions were looked at");
+}

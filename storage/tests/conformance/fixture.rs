@@ -9,8 +9,8 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::model::{
-    BatchId, BatchState, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, Money, NewRun, NodeId, RequestState, RunId,
-    Scope, Source, StopReason, Timestamp,
+    BatchId, BatchState, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, Money, NewRun, NodeId, RequestState,
+    RunId, Scope, Source, StopReason, Timestamp,
 };
 use storage::store::{BatchRow, Claim, Fence, JobMove, Limits, NewJob, OpenOptions, Opened, Verdict};
 use storage::{Class, Store, StoreError};

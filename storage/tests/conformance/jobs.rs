@@ -157,6 +157,24 @@ on_both! {
         }
     }
 
+    async fn an_operator_case_suspends_a_running_job_whoever_drives_it(store: Fixture) {
+        let driven = in_state(&store, JobState::Running).await;
+        let epoch = store.take_job(&driven.id, at(2)).await.unwrap().unwrap();
+        store.suspend_job(&driven.id, "no \"credit\"", at(20)).await.unwrap();
+        let row = store.job(&driven.id).await.unwrap().unwrap();
+        assert_eq!((row.state, row.detail.as_deref()), (JobState::Suspended, Some("no \"credit\"")));
+        assert_eq!((row.epoch, row.finished_at, row.reason), (epoch, None, None));
+        let log = "SELECT at, epoch, event, data FROM job_events ORDER BY seq DESC LIMIT 1";
+        let expected = [at(20).millis().to_string(), "2".to_owned(), "suspended".to_owned(), "{\"why\":\"no \\\"credit\\\"\"}".to_owned()];
+        assert_eq!(store.raw.rows(log).await, [expected.map(Some).to_vec()]);
+        for state in JobState::ALL.iter().filter(|state| **state != JobState::Running) {
+            let driven = in_state(&store, *state).await;
+            let before = store.snapshot().await;
+            store.suspend_job(&driven.id, "again", at(21)).await.unwrap();
+            before.assert_same(&store.snapshot().await, &format!("suspending a {state} job"));
+        }
+    }
+
     async fn a_hold_keeps_what_was_learned_and_leaves_a_finished_job_alone(store: Fixture) {
         let driven = in_state(&store, JobState::Running).await;
         store.hold_job(&driven.id, at(50), Some(40)).await.unwrap();

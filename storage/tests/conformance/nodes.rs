@@ -2,8 +2,8 @@
 
 use crate::fixture::{LEASE, assert_moved, at, open};
 use std::time::Duration;
-use storage::model::{BatchState, JobEvent, JobState, NodeId, Timestamp};
 use storage::Class;
+use storage::model::{BatchState, JobEvent, JobState, NodeId, Timestamp};
 
 on_both! {
     async fn an_open_store_is_a_live_node_that_holds_its_lease(store: Fixture) {
@@ -44,6 +44,16 @@ on_both! {
     async fn a_node_declared_gone_by_others_cannot_renew(store: Fixture) {
         store.raw.exec(&format!("UPDATE nodes SET state = 'gone' WHERE id = '{}'", store.node())).await;
         assert_moved(store.renew_lease(LEASE).await, "renewing when declared gone");
+    }
+
+    async fn only_the_lapsed_are_buried_and_each_once(store: Fixture) {
+        let (lapsed, alive) = (store.rival(at(10)).await, store.rival(at(30)).await);
+        assert_eq!(store.bury_lapsed(at(10)).await.unwrap(), 0, "a lease covers its last moment");
+        assert_eq!(store.bury_lapsed(at(20)).await.unwrap(), 1);
+        assert_eq!(store.bury_lapsed(at(20)).await.unwrap(), 0);
+        for (node, state) in [(&lapsed, "gone"), (&alive, "live"), (store.node(), "live")] {
+            assert_eq!(store.node_row(node).await.unwrap().unwrap().state, state, "{node}");
+        }
     }
 
     async fn a_draining_node_still_renews(store: Fixture) {

@@ -41,7 +41,8 @@ macro_rules! as_text {
         $rows
             .iter()
             .map(|row| {
-                let text = |at: usize| row.try_get_unchecked::<Option<String>, usize>(at).expect("every value has a text");
+                let text =
+                    |at: usize| row.try_get_unchecked::<Option<String>, usize>(at).expect("every value has a text");
                 (0..row.columns().len()).map(text).collect()
             })
             .collect()

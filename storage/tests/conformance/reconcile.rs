@@ -1,6 +1,6 @@
 //! What happens while it is not known whether a provider has a batch, and to what a provider has twice.
 
-use crate::fixture::{Fixture, assert_moved, at};
+use crate::fixture::{assert_moved, at, provider_id};
 use storage::model::{BatchState, Money, RequestState};
 use storage::store::Stray;
 
@@ -129,19 +129,33 @@ on_both! {
         assert_eq!(store.strays(&other.batch).await.unwrap(), []);
     }
 
-    async fn what_is_known_of_an_account_is_what_we_hold_and_its_strays(store: Fixture) {
+    async fn what_is_known_of_an_account_is_what_we_hold_its_strays_and_what_is_foreign(store: Fixture) {
         let submitted = store.batch_in(BatchState::Submitted).await;
         store.batch_in(BatchState::Planned).await;
         store.book_stray(&submitted.batch, "acme", "a stray", 2, at(20)).await.unwrap();
-        store.book_stray(&submitted.batch, "acme", &crate::fixture::provider_id(&submitted), 2, at(20)).await.unwrap();
-        store.book_stray(&submitted.batch, "another", "foreign", 2, at(20)).await.unwrap();
-        let mut known = store.known_provider_ids("acme", at(2)).await.unwrap();
+        store.book_stray(&submitted.batch, "acme", &provider_id(&submitted), 2, at(20)).await.unwrap();
+        store.book_foreign(&submitted.batch, "acme", "foreign", at(20)).await.unwrap();
+        store.book_stray(&submitted.batch, "another", "elsewhere", 2, at(20)).await.unwrap();
+        let mut known = store.known_provider_ids("acme").await.unwrap();
         known.sort();
-        assert_eq!(known, ["a stray".to_owned(), crate::fixture::provider_id(&submitted)], "each of them once");
-        let mut known = store.known_provider_ids("acme", at(3)).await.unwrap();
-        known.sort();
-        assert_eq!(known.len(), 2, "its own id stands among the strays too");
-        assert_eq!(store.known_provider_ids("nobody", at(0)).await.unwrap(), Vec::<String>::new());
+        let expected = ["a stray".to_owned(), "foreign".to_owned(), provider_id(&submitted)];
+        assert_eq!(known, expected, "each of them once");
+        assert_eq!(store.known_provider_ids("nobody").await.unwrap(), Vec::<String>::new());
+    }
+
+    async fn what_is_foreign_is_remembered_and_never_cancelled(store: Fixture) {
+        let fence = store.batch_in(BatchState::Unknown).await;
+        store.book_foreign(&fence.batch, "acme", "theirs", at(20)).await.unwrap();
+        store.book_stray(&fence.batch, "acme", "ours twice", 3, at(20)).await.unwrap();
+        let before = store.snapshot().await;
+        store.book_foreign(&fence.batch, "acme", "theirs", at(21)).await.unwrap();
+        store.book_foreign(&fence.batch, "acme", "ours twice", at(21)).await.unwrap();
+        assert!(!store.book_stray(&fence.batch, "acme", "theirs", 9, at(21)).await.unwrap());
+        store.stray_cancelled("acme", "theirs").await.unwrap();
+        before.assert_same(&store.snapshot().await, "what is foreign already");
+        assert_eq!(names(&store.open_strays("acme").await.unwrap()), ["ours twice"], "what is foreign is left alone");
+        let states: Vec<_> = store.strays(&fence.batch).await.unwrap().into_iter().map(|stray| stray.state).collect();
+        assert_eq!(states, ["found", "foreign"]);
     }
 
     async fn a_lane_is_busy_while_another_create_has_no_definite_answer(store: Fixture) {
@@ -161,11 +175,15 @@ on_both! {
     async fn batches_that_were_created_twice_are_found(store: Fixture) {
         let once = store.batch_in(BatchState::Unknown).await;
         let pool = store.batch_row(&once).await.pool;
-        assert_eq!(store.created_twice(&pool).await.unwrap(), []);
+        assert_eq!(store.created_twice(Some(&pool)).await.unwrap(), []);
         store.absence_proven(&once, at(10), at(20)).await.unwrap();
-        let twice = store.created_twice(&pool).await.unwrap();
+        let twice = store.created_twice(Some(&pool)).await.unwrap();
         assert_eq!(twice, [store.batch_row(&once).await]);
-        assert_eq!(store.created_twice("another pool").await.unwrap(), []);
+        let elsewhere = store.batch_in(BatchState::Unknown).await;
+        store.absence_proven(&elsewhere, at(10), at(20)).await.unwrap();
+        assert_eq!(store.created_twice(Some(&pool)).await.unwrap().len(), 1);
+        assert_eq!(store.created_twice(None).await.unwrap().len(), 2);
+        assert_eq!(store.created_twice(Some("another pool")).await.unwrap(), []);
     }
 
     async fn an_absence_cannot_be_proven_of_what_the_provider_has(store: Fixture) {

@@ -157,6 +157,16 @@ on_both! {
         assert_eq!((row.state, row.output_ref.as_deref()), (BatchState::Ended, Some("partial")));
     }
 
+    // FIXME: invariant 1 says that a terminal batch never changes again; these two take the caller's word.
+    async fn a_terminal_batch_is_changed_by_who_says_that_it_expects_it(store: Fixture) {
+        for state in [BatchState::Collected, BatchState::Abandoned] {
+            let fence = store.batch_in(state).await;
+            store.look_again(&fence, state, at(60)).await.unwrap();
+            store.polled(&fence, state, "busy", at(61)).await.unwrap();
+            assert_eq!(store.batch_row(&fence).await.next_at, at(61));
+        }
+    }
+
     async fn a_provider_batch_belongs_to_one_batch_of_its_account(store: Fixture) {
         let first = store.batch_in(BatchState::Submitted).await;
         let second = store.batch_in(BatchState::Submitting).await;

@@ -1,0 +1,74 @@
+//! The ops listener: `/livez`, which never touches the store, and `/metrics` in Prometheus text.
+
+use crate::exit::{Exit, Failure};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Histograms hold every observation until somebody scrapes or this runs.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// The listener while it runs.
+pub struct Ops {
+    server: Option<ServerHandle>,
+}
+
+impl Ops {
+    /// Starts nothing without an address; a port that is taken is an error with its cause.
+    pub fn start(listen: Option<SocketAddr>) -> Result<Ops, Failure> {
+        let Some(listen) = listen else { return Ok(Ops { server: None }) };
+        let cannot = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Unexpected, format!("--ops-listen {listen}: {what}: {error}"))
+        };
+        let handle = recorder().map_err(|error| cannot("cannot record metrics", &error))?;
+        actors::metrics::describe();
+        let upkeep = handle.clone();
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(UPKEEP_EVERY);
+            loop {
+                every.tick().await;
+                upkeep.run_upkeep();
+            }
+        });
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(handle.clone()))
+                .route("/livez", web::get().to(|| async { HttpResponse::Ok().body("ok\n") }))
+                .route("/metrics", web::get().to(scrape))
+        })
+        .workers(1)
+        .disable_signals()
+        .bind(listen)
+        .map_err(|error| cannot("cannot listen", &error))?;
+        for addr in server.addrs() {
+            eprintln!("ops on http://{addr}/metrics");
+        }
+        let server = server.run();
+        let stop = server.handle();
+        actix_web::rt::spawn(server);
+        Ok(Ops { server: Some(stop) })
+    }
+}
+
+impl Drop for Ops {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            actix_web::rt::spawn(server.stop(false));
+        }
+    }
+}
+
+fn recorder() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(
+            Matcher::Full(actors::metrics::ACTOR_RESTART_SECONDS.to_owned()),
+            actors::metrics::RESTART_BUCKETS,
+        )?
+        .install_recorder()
+}
+
+async fn scrape(handle: web::Data<PrometheusHandle>) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(handle.render())
+}
