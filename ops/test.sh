@@ -29,7 +29,8 @@ failed=()
 # step NAME COMMAND…: runs it, says what runs and how long it took. A failure is kept for the end, so that one
 # run shows all that is wrong; only what nothing else can do without stops at once (see `needed`).
 step() {
-    local name=$1 began=$SECONDS status=0
+    local name=$1 began=$SECONDS
+    status=0
     shift
     printf '\n==> %s: %s\n' "$name" "$*"
     "$@" </dev/null || status=$?
@@ -41,7 +42,7 @@ step() {
 
 needed() {
     step "$@"
-    if [ ${#failed[@]} -gt 0 ]; then finish; fi
+    if [ $status -ne 0 ]; then finish; fi
 }
 
 finish() {

@@ -70,15 +70,16 @@ class Server:
             )
         try:
             self.url = until(f"{self.argv[0]} to listen", self.address)
-        except BaseException:
+        except BaseException as error:
             self.__exit__()
-            raise
+            # Without it no check means anything.
+            sys.exit(f"{' '.join(self.argv[:2])} did not start: {error}")
         return self
 
     def address(self):
         text = self.log.read_text(errors="replace")
         if self.process.poll() is not None:
-            raise AssertionError(f"{self.argv[0]} ended with {self.process.returncode}: {text[-2000:]}")
+            raise AssertionError(f"exit {self.process.returncode}, {text[-2000:].strip() or 'no word'}")
         found = re.search(r"listening on (http://\S+)\s", text)
         return found and found[1]
 

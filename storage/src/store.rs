@@ -17,6 +17,7 @@ mod settle;
 mod batches;
 mod results;
 mod tally;
+mod operator;
 
 pub use batches::{BatchFilter, BatchRow};
 pub use claim::{Claim, Limits, Opened};
@@ -24,6 +25,7 @@ pub use intake::PoolCounts;
 pub use jobs::{JobMove, JobRow, NewJob};
 pub use results::ResultRow;
 pub use nodes::NodeRow;
+pub use operator::{Engine, IdOwner};
 pub use open::{OpenOptions, StoreClock};
 pub use reconcile::Stray;
 pub use rounds::RoundRow;

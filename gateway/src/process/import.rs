@@ -28,17 +28,16 @@ pub async fn import(
             .hint("run the command again when nothing writes to the file any more")
     };
     let usage = |error: crate::input::InputError| Failure::usage(error.to_string());
-    let mut held = store.pool_counts(&job.pool).await?.total;
+    let already = store.pool_counts(&job.pool).await?.total;
+    let mut held = already;
     let mut lines = requests(path, &Limits::default()).map_err(usage)?;
-    let mut skipped = 0;
     let mut chunk: Vec<NewRun> = Vec::with_capacity(CHUNK_LINES);
     let (mut seq, mut bytes) = (0, 0);
     while held < job.expected {
         let next = lines.next_request().map_err(usage)?;
         if let Some(request) = &next {
             seq += 1;
-            if skipped < held {
-                skipped += 1;
+            if seq <= already {
                 continue;
             }
             bytes += request.body.len();

@@ -37,7 +37,8 @@ if "$@" "$bin/initdb" -D "$root/data" -U postgres -A trust -E UTF8 --no-locale -
         -c listen_addresses=127.0.0.1 -c "unix_socket_directories=$root" -c max_connections=200 \
         -c "fsync=$fsync" -c "full_page_writes=$fsync" >>"$root/log" 2>&1 3<&- &
     server=$!
-    { cat <&3; kill -QUIT $server; } >/dev/null 2>&1 &
+    # A server that is only just starting does not hear the first one.
+    { cat <&3; while kill -QUIT $server; do sleep 0.1; done; } >/dev/null 2>&1 &
     watcher=$!
     wait $server
     kill -KILL $watcher
