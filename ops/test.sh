@@ -18,10 +18,12 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 # Settings of whoever runs this must not reach the tests.
 for name in "${!TIDEGATE_@}" "${!OPENAI_@}" "${!ANTHROPIC_@}"; do
     case $name in
-        TIDEGATE_SOAK | TIDEGATE_TEST_*) ;;
+        TIDEGATE_SOAK | TIDEGATE_SEED | TIDEGATE_TEST_* | TIDEGATE_SDK_DIR) ;;
         *) unset "$name" ;;
     esac
 done
+TIDEGATE_BIN="$(realpath -m "${CARGO_TARGET_DIR:-target}")/release/tidegate"
+export TIDEGATE_BIN
 
 timings=()
 failed=()

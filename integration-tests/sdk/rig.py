@@ -175,3 +175,34 @@ def run(checks, *given):
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"FAIL {title}: {reason[:500]}", flush=True)
     sys.exit(1 if failed else 0)
+
+
+def run_all(scripts):
+    """Runs the scripts one after the other and counts their lines."""
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    for script in scripts:
+        argv = [sys.executable, str(Path(__file__).with_name(script))]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        failed = 0
+        try:
+            for line in child.stdout:
+                print(line, end="", flush=True)
+                word = line.split(" ", 1)[0]
+                if word in counts:
+                    counts[word] += 1
+                    failed += word == "FAIL"
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+        if code != 0 and failed == 0:
+            counts["FAIL"] += 1
+            print(f"FAIL {script}: it ended with {code}", flush=True)
+    skipped = f", {counts['skip']} skipped" if counts["skip"] else ""
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed{skipped}")
+    sys.exit(1 if counts["FAIL"] or not counts["ok"] else 0)
+
+
+if __name__ == "__main__":
+    run_all(sys.argv[1:])

@@ -36,6 +36,8 @@ pub enum StoreError {
     Moved { entity: &'static str, id: String, now: String },
     #[error("{entity} {id} holds `{value}`, which no {what} is")]
     Corrupt { entity: &'static str, id: String, what: &'static str, value: String },
+    #[error("{entity} {id} has a NUL character in its name, which no store holds")]
+    NulInText { entity: &'static str, id: String },
     #[error("this node's lease could not be renewed and ended at {until}")]
     LeaseLost { until: Timestamp },
 }
@@ -47,7 +49,7 @@ impl StoreError {
             StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
-            StoreError::OldSqlite { .. } | StoreError::Migrate(_) => Class::Terminal,
+            StoreError::OldSqlite { .. } | StoreError::Migrate(_) | StoreError::NulInText { .. } => Class::Terminal,
         }
     }
 

@@ -155,10 +155,10 @@ impl Store {
     }
 }
 
-/// Turns "no row was changed" into the typed answer that the row has moved on.
 /// Rows per multi-row statement; times the columns of any of ours this stays below both parameter limits.
 const CHUNK: usize = 500;
 
+/// Turns "no row was changed" into the typed answer that the row has moved on.
 fn expect_one(changed: u64, entity: &'static str, id: &str, now: &str) -> Result<(), StoreError> {
     if changed == 1 {
         return Ok(());

@@ -62,6 +62,8 @@ mod jobs;
 mod nodes;
 #[path = "conformance/opening.rs"]
 mod opening;
+#[path = "conformance/operator.rs"]
+mod operator;
 #[path = "conformance/reading.rs"]
 mod reading;
 #[path = "conformance/reconcile.rs"]

@@ -2,7 +2,7 @@
 -- ids are text, states are words; every state column lists its words, and half-states cannot be written.
 
 CREATE TABLE nodes (
-    id          TEXT PRIMARY KEY,
+    id          TEXT NOT NULL PRIMARY KEY,
     host        TEXT NOT NULL,
     pid         BIGINT NOT NULL,
     state       TEXT NOT NULL CHECK (state IN ('starting', 'live', 'draining', 'gone')),
@@ -12,7 +12,7 @@ CREATE TABLE nodes (
 
 -- A pool's runs, counted in the transaction that changes them, so that no page ever has to count rows.
 CREATE TABLE pools (
-    name           TEXT PRIMARY KEY,
+    name           TEXT NOT NULL PRIMARY KEY,
     env            TEXT NOT NULL,
     total          BIGINT NOT NULL DEFAULT 0,
     queued         BIGINT NOT NULL DEFAULT 0 CHECK (queued >= 0),
@@ -26,7 +26,7 @@ CREATE TABLE pools (
 ) WITHOUT ROWID;
 
 CREATE TABLE jobs (
-    id          TEXT PRIMARY KEY,
+    id          TEXT NOT NULL PRIMARY KEY,
     env         TEXT NOT NULL,
     pool        TEXT NOT NULL,
     source      TEXT NOT NULL CHECK (source IN ('backfill', 'daemon')),
@@ -83,7 +83,7 @@ CREATE INDEX job_events_job ON job_events (job_id, seq);
 
 -- Narrow on purpose: what a claim and a settlement touch. Bodies and results live beside it.
 CREATE TABLE runs (
-    id            TEXT PRIMARY KEY,
+    id            TEXT NOT NULL PRIMARY KEY,
     pool          TEXT NOT NULL,
     seq           BIGINT NOT NULL,
     custom_id     TEXT NOT NULL,
@@ -109,19 +109,19 @@ CREATE INDEX runs_queued ON runs (pool, due_round, pack, seq) WHERE state = 'que
 CREATE INDEX runs_carried ON runs (carrier, seq) WHERE carrier IS NOT NULL;
 
 CREATE TABLE run_bodies (
-    run_id TEXT PRIMARY KEY,
+    run_id TEXT NOT NULL PRIMARY KEY,
     body   TEXT NOT NULL
 );
 
 -- The last result line of each run, in the provider's own form, with the caller's own custom_id.
 CREATE TABLE run_results (
-    run_id TEXT PRIMARY KEY,
+    run_id TEXT NOT NULL PRIMARY KEY,
     epoch  BIGINT NOT NULL,
     line   TEXT NOT NULL
 );
 
 CREATE TABLE batches (
-    id                TEXT PRIMARY KEY,
+    id                TEXT NOT NULL PRIMARY KEY,
     env               TEXT NOT NULL,
     pool              TEXT NOT NULL,
     job_id            TEXT NOT NULL,

@@ -1,7 +1,7 @@
 //! Opens a batch: claims its runs, writes its manifest, requests and key, and reserves its money, all in one
 //! transaction. A batch that is not opened here does not exist; what is claimed here is claimed by nobody else.
 
-use super::{Store, expect_one, in_tx, log_batch, on_pool};
+use super::{Store, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{BatchId, Ceilings, Epoch, JobId, Money, Source, Timestamp};
@@ -138,7 +138,8 @@ impl Store {
                 .bind(limits.max_requests)
                 .fetch_all(&mut *tx)
                 .await?;
-            let Some(cut) = cut(&queue, &limits) else { return Ok(Opened::NothingQueued) };
+            // Something was queued a moment ago: another claimer of the pool has taken it. Ask again.
+            let cut = cut(&queue, &limits).ok_or_else(|| claimed_by_another(&job.pool))?;
             let sql = format!("{MONEY}{FOR_UPDATE}");
             let (reserved, spent): (i64, i64) =
                 sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(&job.pool).fetch_one(&mut *tx).await?;
@@ -179,8 +180,9 @@ impl Store {
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
-            // Another claimer between our look and our claim: roll back and let the caller ask again.
-            expect_one(u64::from(claimed.cast_signed() == cut.requests), "pool", &job.pool, "claimed by another")?;
+            if claimed.cast_signed() != cut.requests {
+                return Err(claimed_by_another(&job.pool));
+            }
             sqlx::query(INSERT_ATTEMPTS)
                 .bind(claim.batch.as_str())
                 .bind(claim.now.millis())
@@ -235,6 +237,10 @@ fn cut(queue: &[Queued], limits: &Limits) -> Option<Cut> {
         cut = Some(Cut { requests, bytes, reserve, last_seq: run.seq });
     }
     cut
+}
+
+fn claimed_by_another(pool: &str) -> StoreError {
+    StoreError::Moved { entity: "pool", id: pool.to_owned(), now: "claimed by another".to_owned() }
 }
 
 fn manifest(queue: &[Queued], cut: &Cut) -> String {

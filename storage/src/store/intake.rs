@@ -33,7 +33,7 @@ const COUNT_IN: &str = "-- count_in
 UPDATE pools SET total = total + $3, queued = queued + $3 WHERE name = $1 AND total = $2";
 
 const HOLDS_CREATED: &str = "-- holds_created
-SELECT COUNT(*) FROM jobs WHERE id = $1 AND epoch = $2 AND state = 'created'";
+SELECT COUNT(*) FROM jobs WHERE id = $1 AND epoch = $2 AND state = 'created' AND pool = $3";
 
 impl Store {
     pub async fn pool_counts(&self, pool_name: &str) -> Result<PoolCounts, StoreError> {
@@ -52,9 +52,17 @@ impl Store {
         runs: &[NewRun],
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        // PostgreSQL's text cannot hold it, and SQLite's would: refuse it for both.
+        if let Some(run) = runs.iter().find(|run| run.custom_id.contains('\0') || run.pack.contains('\0')) {
+            return Err(StoreError::NulInText { entity: "run", id: run.id.to_string() });
+        }
         in_tx!(self, |tx| {
-            let held: i64 =
-                sqlx::query_scalar(HOLDS_CREATED).bind(job.as_str()).bind(epoch.number()).fetch_one(&mut *tx).await?;
+            let held: i64 = sqlx::query_scalar(HOLDS_CREATED)
+                .bind(job.as_str())
+                .bind(epoch.number())
+                .bind(pool_name)
+                .fetch_one(&mut *tx)
+                .await?;
             expect_one(u64::try_from(held).unwrap_or(0), "job", job.as_str(), "past its import")?;
             let counted = sqlx::query(COUNT_IN)
                 .bind(pool_name)

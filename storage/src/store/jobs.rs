@@ -317,6 +317,8 @@ impl Store {
     }
 
     /// Keeps a job from opening batches until `until`, and remembers how large a batch its provider takes.
+    /// Carries no epoch: it is learned by whoever follows a batch, which need not be the job's driver, and
+    /// it only ever makes the job more careful.
     pub async fn hold_job(&self, id: &JobId, until: Timestamp, learned: Option<i64>) -> Result<(), StoreError> {
         in_tx!(self, |tx| {
             sqlx::query(HOLD_JOB).bind(id.as_str()).bind(until.millis()).bind(learned).execute(&mut *tx).await?;

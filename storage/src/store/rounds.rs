@@ -31,9 +31,9 @@ const CLOSE_ROUND: &str = "-- close_round
 UPDATE job_rounds SET ended_at = $3,
     pending_after = (SELECT p.queued + p.running FROM pools p JOIN jobs j ON j.pool = p.name WHERE j.id = $1),
     carried = (SELECT CAST(COALESCE(SUM(b.succeeded + b.errored), 0) AS BIGINT) FROM batches b
-        JOIN jobs j ON j.pool = b.pool WHERE j.id = $1 AND b.round = $2),
+        WHERE b.job_id = $1 AND b.round = $2),
     errored = (SELECT CAST(COALESCE(SUM(b.errored), 0) AS BIGINT) FROM batches b
-        JOIN jobs j ON j.pool = b.pool WHERE j.id = $1 AND b.round = $2)
+        WHERE b.job_id = $1 AND b.round = $2)
 WHERE job_id = $1 AND round = $2 AND ended_at IS NULL";
 
 const ROUNDS: &str = "-- rounds

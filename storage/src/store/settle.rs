@@ -252,11 +252,10 @@ impl Store {
 /// The result line with the caller's own id in place of the one that was on the wire; else byte for byte.
 fn own_line(verdict: &Verdict, custom_id: &str) -> String {
     let id = serde_json::Value::from(custom_id).to_string();
-    let (before, after) = (verdict.line.get(..verdict.id_span.start), verdict.line.get(verdict.id_span.end..));
-    match (before, after) {
-        (Some(before), Some(after)) => [before, &id, after].concat(),
-        _ => verdict.line.clone(),
+    if verdict.line.get(verdict.id_span.clone()).is_none() {
+        return verdict.line.clone();
     }
+    [&verdict.line[..verdict.id_span.start], &id, &verdict.line[verdict.id_span.end..]].concat()
 }
 
 /// Joins verdicts and open requests by position; the first verdict on a request wins.

@@ -234,6 +234,9 @@ impl Store {
 
     /// Writes columns of a batch that stays in its state.
     pub(super) async fn amend(&self, fence: &Fence, state: BatchState, sets: &[Set]) -> Result<(), StoreError> {
+        if state.is_terminal() {
+            return Err(fence.moved(state));
+        }
         let changed = in_tx!(self, |tx| {
             let mut update = QueryBuilder::<Db>::new("UPDATE batches SET state = state");
             push_sets!(update, sets);

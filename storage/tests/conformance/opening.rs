@@ -14,8 +14,11 @@ on_both! {
         let (url, raw, node) = (store.url.clone(), store.raw.clone(), store.node_id());
         store.close().await;
         drop(store.store);
-        raw.exec("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-            SELECT version + 9000, 'from the future', success, checksum, 1 FROM _sqlx_migrations WHERE version = 1").await;
+        raw.exec(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+            SELECT version + 9000, 'from the future', success, checksum, 1 FROM _sqlx_migrations WHERE version = 1",
+        )
+        .await;
         let before = raw.snapshot().await;
         let refusal = open(&url, node).await.unwrap_err();
         assert!(matches!(refusal, StoreError::Migrate(_)), "{refusal}");
@@ -53,7 +56,10 @@ only_on! { Sqlite:
         let before = store.snapshot().await;
         let refusal = open(&store.url, store.node_id()).await.unwrap_err();
         let StoreError::Owned { path, pid } = &refusal else { panic!("{refusal:?}") };
-        assert_eq!((path.as_path(), pid), (store.folder.path().join("store.db").as_path(), &std::process::id().to_string()));
+        assert_eq!(
+            (path.as_path(), pid),
+            (store.folder.path().join("store.db").as_path(), &std::process::id().to_string())
+        );
         assert!(refusal.to_string().contains(&std::process::id().to_string()));
         assert_eq!(refusal.class(), Class::Conflict);
         before.assert_same(&store.snapshot().await, "a second open");
@@ -135,7 +141,9 @@ only_on! { Sqlite:
         let header = std::fs::read(store.folder.path().join("store.db")).unwrap();
         assert_eq!(header[18..20], [2, 2], "both format versions say WAL");
         let source = include_str!("../../src/store/open.rs");
-        for line in [".journal_mode(SqliteJournalMode::Wal)", ".synchronous(SqliteSynchronous::Full)", "\"PRAGMA synchronous\""] {
+        for line in
+            [".journal_mode(SqliteJournalMode::Wal)", ".synchronous(SqliteSynchronous::Full)", "\"PRAGMA synchronous\""]
+        {
             assert!(source.contains(line), "{line} is gone from open.rs");
         }
     }

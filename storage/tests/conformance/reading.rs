@@ -14,7 +14,7 @@ on_both! {
         assert_eq!(ids(&store, &everything, None, 99).await, all);
         let mut paged = Vec::new();
         let mut before: Option<BatchId> = None;
-        loop {
+        for _ in 0..10 {
             // All of them were made at the same moment, so that only the id decides.
             let page = ids(&store, &everything, before.as_ref().map(|id| (at(2), id.as_str())), 3).await;
             let Some(last) = page.last() else { break };
@@ -69,7 +69,7 @@ on_both! {
         let expected: Vec<_> = (0..20).map(|pos| (pos, format!("{{\"n\":{}}}", pos + 5))).collect();
         assert_eq!(store.bodies(&fence.batch, 0, 99).await.unwrap(), expected);
         let mut paged = Vec::new();
-        loop {
+        for _ in 0..10 {
             let from = paged.last().map_or(0, |(pos, _): &(i64, String)| pos + 1);
             let page = store.bodies(&fence.batch, from, 6).await.unwrap();
             if page.is_empty() {
@@ -110,7 +110,7 @@ on_both! {
             store.settle_all(fence, BatchState::Ended, RequestState::Succeeded).await.unwrap();
         }
         let mut paged = Vec::new();
-        loop {
+        for _ in 0..10 {
             let after = paged.last().map_or(-1, |row: &storage::store::ResultRow| row.seq);
             let page = store.results("letters", after, 4).await.unwrap();
             if page.is_empty() {
@@ -134,14 +134,22 @@ on_both! {
         store.opened(&job, 2).await;
         let fence = store.opened(&job, 4).await;
         store.bring(&fence, BatchState::Ended).await.unwrap();
-        let verdicts = [says(3, RequestState::Errored), says(0, RequestState::Succeeded), says(2, RequestState::Canceled)];
+        let verdicts =
+            [says(3, RequestState::Errored), says(0, RequestState::Succeeded), says(2, RequestState::Canceled)];
         store.settle(&fence, BatchState::Ended, 1, &verdicts, at(8)).await.unwrap();
         let rows = store.batch_results(&fence.batch, -1, 99).await.unwrap();
         let told: Vec<_> = rows.iter().map(|row| (row.seq, row.custom_id.as_str(), row.state.as_str())).collect();
-        assert_eq!(told, [(0, "line 2", "succeeded"), (1, "line 3", "open"), (2, "line 4", "canceled"), (3, "line 5", "errored")]);
+        assert_eq!(
+            told,
+            [(0, "line 2", "succeeded"), (1, "line 3", "open"), (2, "line 4", "canceled"), (3, "line 5", "errored")]
+        );
         let lines: Vec<_> = rows.iter().map(|row| row.line.clone()).collect();
-        assert_eq!(lines, [Some(own_line(2, RequestState::Succeeded)), None, None, Some(own_line(5, RequestState::Errored))]);
-        let page: Vec<_> = store.batch_results(&fence.batch, 1, 1).await.unwrap().into_iter().map(|row| row.seq).collect();
+        assert_eq!(
+            lines,
+            [Some(own_line(2, RequestState::Succeeded)), None, None, Some(own_line(5, RequestState::Errored))]
+        );
+        let page: Vec<_> =
+            store.batch_results(&fence.batch, 1, 1).await.unwrap().into_iter().map(|row| row.seq).collect();
         assert_eq!(page, [2]);
     }
 
@@ -149,7 +157,8 @@ on_both! {
         for state in BatchState::ALL {
             store.batch_in(*state).await;
         }
-        let (before, listed) = (without_nodes(&store).await, store.list_batches(&BatchFilter::default(), None, 99).await.unwrap());
+        let (before, listed) =
+            (without_nodes(&store).await, store.list_batches(&BatchFilter::default(), None, 99).await.unwrap());
         let store = store.restarted().await;
         assert_eq!(without_nodes(&store).await, before);
         assert_eq!(store.list_batches(&BatchFilter::default(), None, 99).await.unwrap(), listed);

@@ -42,7 +42,10 @@ on_both! {
         assert_eq!(row.requests, 2, "the same runs, not claimed anew");
         let log = store.batch_events(&fence.batch).await.unwrap();
         let proof = format!("{{\"absent_at\":[{},{}]}}", at(20).millis(), at(31).millis());
-        assert_eq!(log.last().map(|(_, _, name, data)| (name.as_str(), data.as_str())), Some(("absence_proven", proof.as_str())));
+        assert_eq!(
+            log.last().map(|(_, _, name, data)| (name.as_str(), data.as_str())),
+            Some(("absence_proven", proof.as_str()))
+        );
         assert_eq!(store.raw.number("SELECT COUNT(*) FROM attempts").await, 2);
         store.bring(&fence, BatchState::Collected).await.expect("the second create runs its course");
     }

@@ -61,10 +61,6 @@ const HALF_STATES: &[&str] = &[
     "UPDATE strays SET state = 'lost'",
 ];
 
-// FIXME: SQLite lets the key of a table with a rowid be NULL unless the column says NOT NULL.
-const NULLABLE_ON_SQLITE: [(&str, &str); 4] =
-    [("batches", "id"), ("jobs", "id"), ("run_bodies", "run_id"), ("run_results", "run_id")];
-
 /// Statements that would make two of what there is one of.
 const TWICE: &[&str] = &[
     "INSERT INTO runs SELECT 'run_twin', pool, seq, custom_id, pack, state, epoch, attempts, max_attempts, due_round,
@@ -142,12 +138,17 @@ only_on! { Postgres:
         let path = folder.path().join("store.db");
         let other = crate::fixture::open(&format!("sqlite:{}", path.display()), store.node_id()).await.unwrap();
         let sqlite = Raw::sqlite(&path).await;
-        let columns = store.raw.rows("SELECT table_name, column_name,
+        let columns = store
+            .raw
+            .rows(
+                "SELECT table_name, column_name,
                 CASE data_type WHEN 'bigint' THEN 'INT' WHEN 'text' THEN 'TEXT' ELSE data_type END,
                 CASE is_nullable WHEN 'NO' THEN 'NOT NULL' ELSE 'NULL' END
-            FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'").await;
+            FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'",
+            )
+            .await;
         // An INTEGER PRIMARY KEY is the row's own number and is never empty, though SQLite does not say so.
-        let mut of_sqlite = sqlite
+        let of_sqlite = sqlite
             .rows(
                 "SELECT m.name, c.name, CASE c.type WHEN 'BIGINT' THEN 'INT' WHEN 'INTEGER' THEN 'INT' ELSE c.type END,
                 CASE WHEN c.\"notnull\" = 1 OR (c.pk > 0 AND c.type = 'INTEGER') THEN 'NOT NULL' ELSE 'NULL' END
@@ -155,21 +156,25 @@ only_on! { Postgres:
             WHERE m.type = 'table' AND m.name <> '_sqlx_migrations' AND m.name NOT LIKE 'sqlite_%'",
             )
             .await;
-        for (table, column) in NULLABLE_ON_SQLITE {
-            let wrong = [table, column, "TEXT", "NULL"].map(|word| Some(word.to_owned())).to_vec();
-            let row = of_sqlite.iter_mut().find(|row| **row == wrong).expect("take it from the list of exceptions");
-            row[3] = Some("NOT NULL".to_owned());
-        }
         same(columns.clone(), of_sqlite, "columns");
         let tables: BTreeSet<_> = columns.into_iter().filter_map(|column| column[0].clone()).collect();
         assert!(tables.iter().map(String::as_str).eq(TABLES), "a snapshot looks at every table: {tables:?}");
-        let indexes = store.raw.rows("SELECT t.relname, i.relname, CASE x.indisunique WHEN true THEN 1 ELSE 0 END,
+        let indexes = store
+            .raw
+            .rows(
+                "SELECT t.relname, i.relname, CASE x.indisunique WHEN true THEN 1 ELSE 0 END,
                 CASE WHEN x.indpred IS NULL THEN 0 ELSE 1 END
             FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
             JOIN pg_namespace n ON n.oid = t.relnamespace
-            WHERE n.nspname = 'public' AND i.relname NOT LIKE '%\\_pkey' AND i.relname NOT LIKE '%\\_key'").await;
-        let of_sqlite = sqlite.rows("SELECT m.name, i.name, i.\"unique\", i.partial
-            FROM sqlite_master m JOIN pragma_index_list(m.name) i WHERE m.type = 'table' AND i.origin = 'c'").await;
+            WHERE n.nspname = 'public' AND i.relname NOT LIKE '%\\_pkey' AND i.relname NOT LIKE '%\\_key'",
+            )
+            .await;
+        let of_sqlite = sqlite
+            .rows(
+                "SELECT m.name, i.name, i.\"unique\", i.partial
+            FROM sqlite_master m JOIN pragma_index_list(m.name) i WHERE m.type = 'table' AND i.origin = 'c'",
+            )
+            .await;
         same(indexes, of_sqlite, "indexes");
         let migrations = "SELECT version, description FROM _sqlx_migrations";
         same(store.raw.rows(migrations).await, sqlite.rows(migrations).await, "migrations");

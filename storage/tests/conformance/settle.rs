@@ -33,7 +33,8 @@ on_both! {
     /// Invariant 14.
     async fn settling_twice_changes_nothing_and_counts_once(store: Fixture) {
         let (_, fence) = ended(&store, 4, 4).await;
-        let verdicts: Vec<_> = [Succeeded, Errored, Canceled, Refused].into_iter().zip(0..).map(|(s, p)| says(p, s)).collect();
+        let verdicts: Vec<_> =
+            [Succeeded, Errored, Canceled, Refused].into_iter().zip(0..).map(|(s, p)| says(p, s)).collect();
         store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
         let before = store.snapshot().await;
         let again = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(31)).await.unwrap();
@@ -73,7 +74,8 @@ on_both! {
     /// More than one statement's worth, with one place named in two of the chunks.
     async fn a_large_settlement_counts_like_a_small_one(store: Fixture) {
         let (_, fence) = ended(&store, 1_203, 1_203).await;
-        let mut verdicts: Vec<_> = (0..1_203).rev().map(|pos| says(pos, if pos % 3 == 0 { Errored } else { Succeeded })).collect();
+        let mut verdicts: Vec<_> =
+            (0..1_203).rev().map(|pos| says(pos, if pos % 3 == 0 { Errored } else { Succeeded })).collect();
         verdicts.push(says(1_202, Succeeded));
         let settled = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
         assert_eq!(settled, Settled { succeeded: 802, requeued: 401, ignored: 1, failed: 0 });
@@ -127,7 +129,11 @@ on_both! {
         assert_eq!(store.results("letters", -1, 1).await.unwrap()[0].line, Some(own_line(0, Errored)));
         store.open_round(&job.id, job.epoch, 2, at(31)).await.unwrap();
         let second = store.opened(&job, 1).await;
-        assert_eq!(store.results("letters", -1, 1).await.unwrap()[0].line, Some(own_line(0, Errored)), "until there is a better one");
+        assert_eq!(
+            store.results("letters", -1, 1).await.unwrap()[0].line,
+            Some(own_line(0, Errored)),
+            "until there is a better one"
+        );
         store.bring(&second, BatchState::Ended).await.unwrap();
         store.settle(&second, BatchState::Ended, 2, &[says(0, Succeeded)], at(32)).await.unwrap();
         let row = &store.results("letters", -1, 1).await.unwrap()[0];
@@ -143,9 +149,11 @@ on_both! {
     async fn a_line_without_a_place_for_the_id_is_kept_as_it_is(store: Fixture) {
         let (_, fence) = ended(&store, 3, 3).await;
         let line = "{\"ж\":1}".to_owned();
-        let verdicts: Vec<_> = [0..99, 3..4, 99..100].into_iter().zip(0..).map(|(id_span, pos)| {
-            Verdict { line: line.clone(), id_span, ..says(pos, Succeeded) }
-        }).collect();
+        let verdicts: Vec<_> = [0..99, 3..4, 8..2]
+            .into_iter()
+            .zip(0..)
+            .map(|(id_span, pos)| Verdict { line: line.clone(), id_span, ..says(pos, Succeeded) })
+            .collect();
         store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
         for row in store.results("letters", -1, 9).await.unwrap() {
             assert_eq!(row.line.as_ref(), Some(&line));

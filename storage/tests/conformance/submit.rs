@@ -1,8 +1,8 @@
 //! The submit protocol: from a plan to a batch that the provider has, and to its end.
 
-use crate::fixture::{Fixture, assert_moved, at, provider_id, up_to};
+use crate::fixture::{Fixture, assert_moved, at, provider_id, says, up_to};
 use crate::writes::{LIVE, WRITES};
-use storage::model::{BatchId, BatchState, Epoch, batch};
+use storage::model::{BatchId, BatchState, Epoch, RequestState, batch};
 use storage::store::{Fence, Opened};
 use storage::{Class, StoreError};
 
@@ -157,13 +157,18 @@ on_both! {
         assert_eq!((row.state, row.output_ref.as_deref()), (BatchState::Ended, Some("partial")));
     }
 
-    // FIXME: invariant 1 says that a terminal batch never changes again; these two take the caller's word.
-    async fn a_terminal_batch_is_changed_by_who_says_that_it_expects_it(store: Fixture) {
+    /// Invariant 1, also for who says that a terminal state is what it expects.
+    async fn a_terminal_batch_never_changes_again(store: Fixture) {
         for state in [BatchState::Collected, BatchState::Abandoned] {
             let fence = store.batch_in(state).await;
-            store.look_again(&fence, state, at(60)).await.unwrap();
-            store.polled(&fence, state, "busy", at(61)).await.unwrap();
-            assert_eq!(store.batch_row(&fence).await.next_at, at(61));
+            let before = store.snapshot().await;
+            assert_moved(store.look_again(&fence, state, at(60)).await, "a look");
+            assert_moved(store.polled(&fence, state, "busy", at(61)).await, "a poll");
+            assert_moved(store.ended(&fence, state, "done", (None, None), at(62)).await, "an end");
+            assert_moved(store.abandoned(&fence, state, "no", at(63)).await, "giving it up");
+            let again = [says(0, RequestState::Succeeded)];
+            assert_eq!(store.settle(&fence, state, 1, &again, at(64)).await.unwrap().ignored, 1);
+            before.assert_same(&store.snapshot().await, &format!("writes on a batch that is {state}"));
         }
     }
 

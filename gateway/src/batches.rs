@@ -1,0 +1,117 @@
+//! `tidegate batches`: looks at provider batches, and takes an operator's answer about those of unknown fate.
+
+mod answer;
+mod results;
+mod view;
+
+use crate::cli::{BatchesCommand, Common};
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::output::List;
+use crate::session;
+use std::collections::HashSet;
+use storage::model::{BatchId, BatchState};
+use storage::store::{BatchFilter, BatchRow, Store};
+
+pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result<Exit, Failure> {
+    let output = common.output;
+    match command {
+        BatchesCommand::List { state, limit, after } => {
+            with_store(common, config, async |store| {
+                list(store, *state, *limit, after.as_deref()).await?.print(output, store.now())?;
+                Ok(Exit::Done)
+            })
+        }
+        BatchesCommand::Get { id } => with_store(common, config, async |store| {
+            let row = existing(store, id).await?;
+            let (events, strays) = (store.batch_events(&row.id).await?, store.strays(&row.id).await?);
+            view::whole(&row, is_priced(store, &row).await?, &events, &strays).print(output, store.now())?;
+            Ok(Exit::Done)
+        }),
+        BatchesCommand::Results { id } => with_store(common, config, async |store| {
+            let row = existing(store, id).await?;
+            results::stream(store, &row.id, output).await
+        }),
+        BatchesCommand::Adopt { id, provider_batch_id } => with_store(common, config, async |store| {
+            answer::adopt(store, &existing(store, id).await?, provider_batch_id).await?;
+            one(store, id).await?.print(output, store.now())?;
+            Ok(Exit::Done)
+        }),
+        BatchesCommand::Abandon { id, yes } => {
+            answer::require_consent(*yes)?;
+            with_store(common, config, async |store| {
+                if !answer::abandon(store, &existing(store, id).await?, *yes).await? {
+                    return Ok(Exit::Declined);
+                }
+                one(store, id).await?.print(output, store.now())?;
+                Ok(Exit::Done)
+            })
+        }
+    }
+}
+
+/// Runs work on the opened store and leaves it again, whatever became of the work.
+pub(crate) fn with_store<T>(
+    common: &Common,
+    config: &Config,
+    work: impl AsyncFnOnce(&Store) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    session::runtime()?.block_on(async {
+        let store = session::open_store(common, config).await?;
+        let done = work(&store).await;
+        let left = store.leave().await;
+        store.close().await;
+        let value = done?;
+        left?;
+        Ok(value)
+    })
+}
+
+async fn existing(store: &Store, id: &str) -> Result<BatchRow, Failure> {
+    let row = store.batch(&BatchId::from_text(id)).await?;
+    row.ok_or_else(|| {
+        let hint = match id.strip_prefix("job_") {
+            Some(_) => format!("that is the id of a job: `tidegate jobs get {id}`"),
+            None => "`tidegate batches list` shows those of this store; is --store the right one?".to_owned(),
+        };
+        Failure::new(Exit::NotFound, format!("there is no batch `{id}`")).hint(hint)
+    })
+}
+
+async fn list(
+    store: &Store,
+    state: Option<BatchState>,
+    limit: u32,
+    after: Option<&str>,
+) -> Result<List, Failure> {
+    let from = match after {
+        Some(id) => Some(existing(store, id).await?),
+        None => None,
+    };
+    let before = from.as_ref().map(|row| (row.created_at, row.id.as_str()));
+    let filter = BatchFilter { state, pool: None };
+    let mut rows = store.list_batches(&filter, before, limit.saturating_add(1)).await?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
+    let next_after = rows.last().filter(|_| has_more).map(|row| row.id.to_string());
+    let unpriced = unpriced(store, &rows).await?;
+    let rows = rows.iter().map(|row| view::row(row, !unpriced.contains(row.id.as_str()))).collect();
+    Ok(List { columns: view::COLUMNS, rows, next_after })
+}
+
+/// One batch as it stands now, in the form of the list.
+async fn one(store: &Store, id: &str) -> Result<List, Failure> {
+    let row = existing(store, id).await?;
+    let rows = vec![view::row(&row, is_priced(store, &row).await?)];
+    Ok(List { columns: view::COLUMNS, rows, next_after: None })
+}
+
+async fn unpriced(store: &Store, rows: &[BatchRow]) -> Result<HashSet<String>, Failure> {
+    let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+    Ok(store.unpriced_among(&ids).await?)
+}
+
+async fn is_priced(store: &Store, row: &BatchRow) -> Result<bool, Failure> {
+    Ok(unpriced(store, std::slice::from_ref(row)).await?.is_empty())
+}

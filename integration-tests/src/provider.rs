@@ -1,0 +1,98 @@
+//! The simulated provider, running in the test process: what is killed is never the judge.
+
+use actors::provider::wire::{Content, Endpoint};
+use gateway::sim::{Faults, Sim, SimConfig};
+use hyper::Method;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+struct Running {
+    addr: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+    _sim: Sim,
+    _dir: tempfile::TempDir,
+}
+
+fn running() -> &'static Running {
+    static RUNNING: OnceLock<Running> = OnceLock::new();
+    RUNNING.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a folder for the provider");
+        let config =
+            SimConfig { dir: dir.path().to_owned(), latency: Duration::from_millis(60), faults: Faults::default() };
+        let sim = Sim::start(config, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("the provider starts");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Running { addr: sim.addr(), runtime: runtime.expect("a runtime"), _sim: sim, _dir: dir }
+    })
+}
+
+/// One customer of the provider; its batches, faults and bill are its own.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub key: String,
+}
+
+/// The provider's bill.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ledger {
+    pub creates: u64,
+    pub batches: Vec<LedgerBatch>,
+    pub items_billed_total: u64,
+    pub distinct_items: u64,
+    pub billed_twice: Vec<serde_json::Value>,
+    pub uploads: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct LedgerBatch {
+    pub id: String,
+    pub status: String,
+    pub requests: u64,
+    pub key: String,
+    pub answer: String,
+    pub billed: u64,
+}
+
+impl Account {
+    /// A customer with a key that no other test has. The key is the canary that must not show up anywhere.
+    pub fn open() -> Account {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        Account { key: format!("sk-canary-{}-{number}-7Qx2", std::process::id()) }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        running().addr
+    }
+
+    /// Replaces the account's faults, for example `{"lose_answers": 1}`.
+    pub fn faults(&self, faults: &serde_json::Value) {
+        let _: serde_json::Value = self.call(Method::PUT, "/sim/faults", Content::Json(faults.to_string()));
+    }
+
+    pub fn ledger(&self) -> Ledger {
+        self.call(Method::GET, "/sim/ledger", Content::None)
+    }
+
+    /// Any GET of the vendors' protocols.
+    pub fn get(&self, path: &str) -> serde_json::Value {
+        self.call(Method::GET, path, Content::None)
+    }
+
+    pub fn post(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+        self.call(Method::POST, path, Content::Json(body.to_string()))
+    }
+
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, content: Content) -> T {
+        let endpoint = Endpoint::parse(&format!("http://{}", self.addr())).expect("its address");
+        let bearer = HeaderValue::try_from(format!("Bearer {}", self.key)).expect("a header");
+        let version = (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
+        let headers = [(AUTHORIZATION, bearer), version];
+        let answer = running().runtime.block_on(endpoint.json(method, path, &headers, content));
+        answer.unwrap_or_else(|error| panic!("the provider's {path} answers: {error}"))
+    }
+}

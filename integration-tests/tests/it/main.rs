@@ -1,0 +1,5 @@
+//! Promises to users, held against the real binary, real databases, and a provider that keeps the bill.
+
+mod first_run;
+mod kill_matrix;
+mod random_kills;
