@@ -10,7 +10,7 @@ use crate::parts::Parts;
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture};
 use plan::{Decision, Snapshot};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use storage::StoreError;
 use storage::failpoint::{Failpoint, reached};
 use storage::model::{JobEvent, JobId, JobState, Money, StopReason};
@@ -33,7 +33,8 @@ pub struct CapReached {
 /// See the module's first lines.
 pub struct JobDrive {
     parts: Parts,
-    capped: HashSet<JobId>,
+    /// What the next batch of a job needs, where the registry found that to be more than is left.
+    capped: HashMap<JobId, Money>,
     looking: bool,
 }
 
@@ -41,7 +42,7 @@ impl JobDrive {
     pub const NAME: &'static str = "job_drive";
 
     pub fn new(parts: Parts) -> JobDrive {
-        JobDrive { parts, capped: HashSet::new(), looking: false }
+        JobDrive { parts, capped: HashMap::new(), looking: false }
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
@@ -64,7 +65,7 @@ impl JobDrive {
 }
 
 /// Looks once at every live job of this node, and takes each as far as it goes now.
-async fn drive_once(parts: &Parts, capped: &HashSet<JobId>) -> Result<(), StoreError> {
+async fn drive_once(parts: &Parts, capped: &HashMap<JobId, Money>) -> Result<(), StoreError> {
     for job in parts.store.live_jobs().await? {
         let ours = job.holder.as_deref() == Some(parts.store.node().as_str());
         if !ours {
@@ -80,11 +81,11 @@ async fn drive_once(parts: &Parts, capped: &HashSet<JobId>) -> Result<(), StoreE
     Ok(())
 }
 
-async fn drive(parts: &Parts, mut job: JobRow, capped: &HashSet<JobId>) -> Result<(), StoreError> {
+async fn drive(parts: &Parts, mut job: JobRow, capped: &HashMap<JobId, Money>) -> Result<(), StoreError> {
     let store = &parts.store;
     loop {
         let now = store.now();
-        match plan::decide(&snapshot(parts, &job, capped.contains(&job.id)).await?) {
+        match plan::decide(&snapshot(parts, &job, capped.get(&job.id).copied()).await?) {
             Decision::Wait => return Ok(()),
             Decision::OpenRound(round) => {
                 debug!(job.id = %job.id, round, "opening a round");
@@ -105,10 +106,13 @@ async fn drive(parts: &Parts, mut job: JobRow, capped: &HashSet<JobId>) -> Resul
     }
 }
 
-async fn snapshot(parts: &Parts, job: &JobRow, cap_reached: bool) -> Result<Snapshot, StoreError> {
+async fn snapshot(parts: &Parts, job: &JobRow, needs: Option<Money>) -> Result<Snapshot, StoreError> {
     let store = &parts.store;
     let in_flight = store.in_flight().await?.iter().filter(|batch| batch.pool == job.pool).count();
     let counts = store.pool_counts(&job.pool).await?;
+    // The hint may be older than a settlement that has released money since: only what is left now counts.
+    let used = Money::from_nanos(counts.reserved_nanos) + Money::from_nanos(counts.spent_nanos);
+    let left = job.ceilings.max_usd().map_or(Money::MAX, |cap| cap - used);
     metrics::gauge!(QUEUE_DEPTH, "queue" => "llm").set(counts.queued as f64);
     Ok(Snapshot {
         now: store.now(),
@@ -120,7 +124,7 @@ async fn snapshot(parts: &Parts, job: &JobRow, cap_reached: bool) -> Result<Snap
         running: counts.running,
         claimable: store.next_pack(&job.pool, job.round).await?.is_some(),
         in_flight: i64::try_from(in_flight).unwrap_or(i64::MAX),
-        cap_reached,
+        cap_reached: needs.is_some_and(|needs| needs > left),
         rounds: store.rounds(&job.id, ROUNDS_BACK).await?,
     })
 }
@@ -154,7 +158,7 @@ impl Handler<CapReached> for JobDrive {
 
     fn handle(&mut self, cap: CapReached, _: &mut Context<Self>) {
         debug!(job.id = %cap.job, needs_usd = %cap.needs, left_usd = %cap.left, "the next batch could pass the cap");
-        self.capped.insert(cap.job);
+        self.capped.insert(cap.job, cap.needs);
     }
 }
 

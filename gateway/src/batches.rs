@@ -4,10 +4,10 @@ mod answer;
 mod results;
 mod view;
 
-use crate::cli::{BatchesCommand, Common};
+use crate::cli::{BatchesCommand, Common, Output};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::output::List;
+use crate::output::{List, Record};
 use crate::session;
 use std::collections::HashSet;
 use storage::model::{BatchId, BatchState};
@@ -16,16 +16,12 @@ use storage::store::{BatchFilter, BatchRow, Store};
 pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result<Exit, Failure> {
     let output = common.output;
     match command {
-        BatchesCommand::List { state, limit, after } => {
-            with_store(common, config, async |store| {
-                list(store, *state, *limit, after.as_deref()).await?.print(output, store.now())?;
-                Ok(Exit::Done)
-            })
-        }
+        BatchesCommand::List { state, limit, after } => with_store(common, config, async |store| {
+            list(store, *state, *limit, after.as_deref()).await?.print(output, store.now())?;
+            Ok(Exit::Done)
+        }),
         BatchesCommand::Get { id } => with_store(common, config, async |store| {
-            let row = existing(store, id).await?;
-            let (events, strays) = (store.batch_events(&row.id).await?, store.strays(&row.id).await?);
-            view::whole(&row, is_priced(store, &row).await?, &events, &strays).print(output, store.now())?;
+            whole(store, &existing(store, id).await?).await?.print(output, store.now())?;
             Ok(Exit::Done)
         }),
         BatchesCommand::Results { id } => with_store(common, config, async |store| {
@@ -34,8 +30,7 @@ pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result
         }),
         BatchesCommand::Adopt { id, provider_batch_id } => with_store(common, config, async |store| {
             answer::adopt(store, &existing(store, id).await?, provider_batch_id).await?;
-            one(store, id).await?.print(output, store.now())?;
-            Ok(Exit::Done)
+            answered(store, id, output).await
         }),
         BatchesCommand::Abandon { id, yes } => {
             answer::require_consent(*yes)?;
@@ -43,8 +38,7 @@ pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result
                 if !answer::abandon(store, &existing(store, id).await?, *yes).await? {
                     return Ok(Exit::Declined);
                 }
-                one(store, id).await?.print(output, store.now())?;
-                Ok(Exit::Done)
+                answered(store, id, output).await
             })
         }
     }
@@ -78,12 +72,7 @@ async fn existing(store: &Store, id: &str) -> Result<BatchRow, Failure> {
     })
 }
 
-async fn list(
-    store: &Store,
-    state: Option<BatchState>,
-    limit: u32,
-    after: Option<&str>,
-) -> Result<List, Failure> {
+async fn list(store: &Store, state: Option<BatchState>, limit: u32, after: Option<&str>) -> Result<List, Failure> {
     let from = match after {
         Some(id) => Some(existing(store, id).await?),
         None => None,
@@ -100,11 +89,22 @@ async fn list(
     Ok(List { columns: view::COLUMNS, rows, next_after })
 }
 
-/// One batch as it stands now, in the form of the list.
-async fn one(store: &Store, id: &str) -> Result<List, Failure> {
+async fn whole(store: &Store, row: &BatchRow) -> Result<Record, Failure> {
+    let (events, strays) = (store.batch_events(&row.id).await?, store.strays(&row.id).await?);
+    Ok(view::whole(row, is_priced(store, row).await?, &events, &strays))
+}
+
+/// Shows the batch as it stands after an operator's answer.
+async fn answered(store: &Store, id: &str, output: Output) -> Result<Exit, Failure> {
     let row = existing(store, id).await?;
-    let rows = vec![view::row(&row, is_priced(store, &row).await?)];
-    Ok(List { columns: view::COLUMNS, rows, next_after: None })
+    match output {
+        Output::Table => {
+            let rows = vec![view::row(&row, is_priced(store, &row).await?)];
+            List { columns: view::COLUMNS, rows, next_after: None }.print(output, store.now())?;
+        }
+        Output::Json | Output::Jsonl => whole(store, &row).await?.print(output, store.now())?,
+    }
+    Ok(Exit::Done)
 }
 
 async fn unpriced(store: &Store, rows: &[BatchRow]) -> Result<HashSet<String>, Failure> {

@@ -95,10 +95,12 @@ fn report(checks: &[Check], output: Output) -> Result<(), Failure> {
 fn for_a_person(checks: &[Check]) -> String {
     let widest = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
+    // What is said may quote file names and providers, so it goes through a cell like everything that is shown.
+    let shown = |words: &str| Cell::text(words).show(Style::Plain);
     for Check { verdict, name, what, fix } in checks {
-        text += &format!("{:4}  {name:widest$}  {what}\n", verdict.word());
+        text += &format!("{:4}  {name:widest$}  {}\n", verdict.word(), shown(what));
         if let Some(fix) = fix {
-            text += &format!("      {:widest$}  fix: {fix}\n", "");
+            text += &format!("      {:widest$}  fix: {}\n", "", shown(fix));
         }
     }
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
@@ -132,6 +134,8 @@ mod tests {
         let lines = "{\"check\":\"binary\",\"fix\":null,\"status\":\"ok\",\"what\":\"tidegate 1\"}\n\
             {\"check\":\"store\",\"fix\":\"wait\",\"status\":\"warn\",\"what\":\"in use\"}\n";
         assert_eq!(json, lines);
+        let escape = for_a_person(&[Check::ok("a", "\u{1b}[31m")]);
+        assert!(!escape.contains('\u{1b}'), "{escape}");
         let text = "ok    binary  tidegate 1\nwarn  store   in use\n              fix: wait\n\n1 ok, 1 warn, 0 fail\n";
         assert_eq!(for_a_person(&checks), text);
     }

@@ -56,7 +56,8 @@ impl Style {
 /// The terminal's width, or 100 when it does not tell. `clap` asks the terminal for its help already; what it
 /// breaks a text of one-letter words into is as wide as the terminal, and no second crate has to ask.
 fn terminal_width() -> usize {
-    let mut probe = clap::Command::new("width").about("w ".repeat(500)).disable_help_flag(true).help_template("{about}");
+    let mut probe =
+        clap::Command::new("width").about("w ".repeat(500)).disable_help_flag(true).help_template("{about}");
     let longest = probe.render_help().to_string().lines().map(|line| line.trim_end().len()).max();
     // Letters alternate with spaces, so that an even width is missed by one.
     longest.map_or(100, |longest| longest + 1).clamp(40, 1_000)

@@ -64,7 +64,8 @@ fn faults(configured: &[String], given: &[String]) -> Result<Faults, Failure> {
     let mut faults = Faults::default();
     let configured = configured.iter().map(|fault| ("sim.faults", fault));
     for (from, fault) in configured.chain(given.iter().map(|fault| ("--fault", fault))) {
-        let bad = |error| Failure::usage(format!("{from}: {error}")).hint("`tidegate sim --list-faults` shows them all");
+        let bad =
+            |error| Failure::usage(format!("{from}: {error}")).hint("`tidegate sim --list-faults` shows them all");
         faults.set(fault).map_err(bad)?;
     }
     Ok(faults)
@@ -130,11 +131,8 @@ mod tests {
 
     #[test]
     fn a_wildcard_address_is_shown_as_one_that_can_be_called() {
-        for (bound, shown) in [
-            ("0.0.0.0:80", "127.0.0.1:80"),
-            ("[::]:80", "[::1]:80"),
-            ("10.1.2.3:80", "10.1.2.3:80"),
-        ] {
+        for (bound, shown) in [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("10.1.2.3:80", "10.1.2.3:80")]
+        {
             assert_eq!(reachable(bound.parse().expect("an address")).to_string(), shown);
         }
     }

@@ -106,7 +106,8 @@ def the_beta_client_works_too(sim):
 def both_key_headers_and_both_versions_are_served(sim):
     # Older releases of the client send the key as X-Api-Key, and the first version.
     account = Account(sim)
-    for auth in ({"X-Api-Key": account.key, "Authorization": anthropic.Omit()}, {"Authorization": f"Bearer {account.key}"}):
+    old, new = {"X-Api-Key": account.key, "Authorization": anthropic.Omit()}, {"Authorization": f"Bearer {account.key}"}
+    for auth in (old, new):
         for version, kind in (("2023-06-01", "succeeded"), ("2026-10-21", "errored")):
             api = client(account, default_headers={**auth, "anthropic-version": version})
             # The later version has no temperature, and says so only in the results.
@@ -114,7 +115,8 @@ def both_key_headers_and_both_versions_are_served(sim):
             assert matched(api.messages.batches.results(batch.id), 2) == [kind, kind], (version, auth.keys())
     # All four were the same account.
     assert len(account.ledger()["batches"]) == 4
-    raises(anthropic.BadRequestError, client(account, default_headers={"anthropic-version": "1999-01-01"}).messages.batches.list)
+    unknown = client(account, default_headers={"anthropic-version": "1999-01-01"})
+    raises(anthropic.BadRequestError, unknown.messages.batches.list)
 
 
 def a_bad_custom_id_is_refused(sim):

@@ -1,7 +1,8 @@
 """`tidegate process` against accounts whose answers to creates are lost: every item is billed once.
 
 Each lost answer is a batch that was accepted and that nobody was told of; whoever sends it again buys it
-again. The ledger of the simulated provider counts what would be billed.
+again. The ledger of the simulated provider counts what would be billed. A k above the number of batches
+is not used up, because nothing is sent again; it is there for whoever would.
 """
 
 import rig

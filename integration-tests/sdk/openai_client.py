@@ -49,8 +49,8 @@ def files_come_back_as_they_were_sent(sim):
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as on_disk:
         on_disk.write(content)
         on_disk.flush()
-        ways = {"tuple.jsonl": ("tuple.jsonl", content), Path(on_disk.name).name: Path(on_disk.name), None: io.BytesIO(content)}
-        for name, given in ways.items():
+        path = Path(on_disk.name)
+        for name, given in (("a.jsonl", ("a.jsonl", content)), (path.name, path), (None, io.BytesIO(content))):
             file = api.files.create(file=given, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
             assert (file.object, file.purpose, file.bytes) == ("file", "batch", len(content)), file
             assert file.expires_at == file.created_at + 3600, file

@@ -156,8 +156,17 @@ impl Case {
 
     /// `tidegate process` over the case's file with its arguments.
     pub fn process(&self) -> Command {
+        self.process_with(&[])
+    }
+
+    /// The same with other arguments, in place of the case's own of the same name.
+    pub fn process_with(&self, args: &[&str]) -> Command {
         let mut command = self.tidegate();
-        command.arg("process").arg(self.input()).arg("--out").arg(self.out()).args(&self.args);
+        command.arg("process").arg(self.input()).arg("--out").arg(self.out());
+        for pair in self.args.chunks(2).filter(|pair| !args.contains(&pair[0].as_str())) {
+            command.args(pair);
+        }
+        command.args(args);
         command
     }
 
@@ -166,9 +175,7 @@ impl Case {
     }
 
     pub fn run_with(&self, args: &[&str]) -> Ended {
-        let mut command = self.process();
-        command.args(args);
-        self.finish(command)
+        self.finish(self.process_with(args))
     }
 
     /// Runs a command to its end, however long it takes up to a minute and a half.

@@ -75,7 +75,9 @@ pub async fn abandon(store: &Store, row: &BatchRow, yes: bool) -> Result<bool, F
 fn consequence(row: &BatchRow) -> String {
     let (id, open) = (&row.id, row.requests - row.succeeded - row.errored - row.uncounted);
     if row.state == BatchState::Planned {
-        return format!("batch {id} was not sent: its {open} open requests are queued again, and nothing is billed for it");
+        return format!(
+            "batch {id} was not sent: its {open} open requests are queued again, and nothing is billed for it"
+        );
     }
     format!(
         "batch {id} is {}: whether the provider has it is not known.\n\
@@ -137,8 +139,12 @@ async fn settle_open(store: &Store, row: &BatchRow, fence: &Fence) -> Result<i64
 /// What leads on from a state in which no answer is wanted.
 fn elsewhere(state: BatchState, id: &str) -> String {
     match state {
-        BatchState::Submitting => "run the same `tidegate process` again: it looks for the batch at the provider first".to_owned(),
-        BatchState::Planned => "it was not sent; `tidegate process` sends it, `tidegate batches abandon` gives it up".to_owned(),
+        BatchState::Submitting => {
+            "run the same `tidegate process` again: it looks for the batch at the provider first".to_owned()
+        }
+        BatchState::Planned => {
+            "it was not sent; `tidegate process` sends it, `tidegate batches abandon` gives it up".to_owned()
+        }
         BatchState::Submitted | BatchState::Cancelling | BatchState::Ended => {
             "the provider has it and bills it: run the same `tidegate process` again to collect it".to_owned()
         }

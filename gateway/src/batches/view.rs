@@ -11,11 +11,11 @@ pub const COLUMNS: &[Column] = &[
     Column::new("STATE", Room::Whole),
     Column::new("REQUESTS", Room::Whole),
     Column::new("OK", Room::Whole),
-    Column::new("ERRORED", Room::Whole),
+    Column::new("ERR", Room::Whole),
     Column::new("SPENT", Room::Whole),
-    Column::new("CREATED", Room::Whole),
+    Column::new("CREATED", Room::Spare),
     Column::new("PROVIDER", Room::Spare),
-    Column::new("MODEL", Room::Cut),
+    Column::new("MODEL", Room::Spare),
     Column::new("PROVIDER BATCH", Room::Spare),
     Column::new("JOB", Room::Spare),
     Column::new("REASON", Room::Cut),
@@ -28,11 +28,8 @@ const EVENTS: &[Column] = &[
     Column::new("DATA", Room::Cut),
 ];
 
-const STRAYS: &[Column] = &[
-    Column::new("STRAY", Room::Whole),
-    Column::new("STATE", Room::Whole),
-    Column::new("REQUESTS", Room::Whole),
-];
+const STRAYS: &[Column] =
+    &[Column::new("STRAY", Room::Whole), Column::new("STATE", Room::Whole), Column::new("REQUESTS", Room::Whole)];
 
 /// What the batch cost, once that is computed: when all its requests are settled, and each of known price.
 pub fn spent(row: &BatchRow, priced: bool) -> Option<Money> {
@@ -65,7 +62,7 @@ pub fn row(row: &BatchRow, priced: bool) -> Row {
 /// The batch with its events and the duplicates that were found of it.
 pub fn whole(row: &BatchRow, priced: bool, events: &[(i64, i64, String, String)], strays: &[Stray]) -> Record {
     let mut object = object(row, priced);
-    object["events"] = events.iter().map(|event| json_event(event)).collect();
+    object["events"] = events.iter().map(json_event).collect();
     object["strays"] = strays
         .iter()
         .map(|stray| {

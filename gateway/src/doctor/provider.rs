@@ -16,7 +16,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub async fn checks(args: &DoctorArgs, common: &Common, config: &Config) -> Vec<Check> {
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());
     let mut names: BTreeSet<&str> = config.providers.keys().map(String::as_str).filter(|name| *name != "sim").collect();
-    names.extend([Protocol::OpenAi, Protocol::Anthropic].map(vendor).into_iter().filter_map(|(name, key, _)| set(key).then_some(name)));
+    names.extend(
+        [Protocol::OpenAi, Protocol::Anthropic]
+            .map(vendor)
+            .into_iter()
+            .filter_map(|(name, key, _)| set(key).then_some(name)),
+    );
     if names.is_empty() {
         let what = "none is configured and no key is set: the simulated one is used";
         return vec![Check::ok("providers", what)];

@@ -43,7 +43,8 @@ fn not_made_yet(url: &str) -> Option<Check> {
     if path.as_os_str().is_empty() || path.exists() {
         return None;
     }
-    let parents = path.ancestors().skip(1).map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let parents =
+        path.ancestors().skip(1).map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     let parent = parents.into_iter().find(|parent| parent.exists())?;
     let shown = path.display();
     if !parent.is_dir() {
@@ -84,10 +85,14 @@ fn engine(engine: &Engine) -> Check {
 }
 
 fn skew(millis: i64) -> Check {
-    let what = format!("the database's clock is {:.1} s {} this machine's", millis.unsigned_abs() as f64 / 1_000.0, match millis {
-        ..0 => "behind",
-        0.. => "ahead of",
-    });
+    let what = format!(
+        "the database's clock is {:.1} s {} this machine's",
+        millis.unsigned_abs() as f64 / 1_000.0,
+        match millis {
+            ..0 => "behind",
+            0.. => "ahead of",
+        }
+    );
     if millis.abs() <= TOLERATED_SKEW_MS {
         return Check::ok("clock", what);
     }
@@ -98,10 +103,16 @@ fn lapsed(nodes: &[NodeRow], now: Timestamp) -> Check {
     let dead: Vec<_> = nodes.iter().filter(|node| !node.holds_its_lease(now)).collect();
     let Some(first) = dead.first() else {
         // This very command is one of them.
-        return Check::ok("nodes", format!("{} alive, none with a lapsed lease", nodes.len().saturating_sub(1)));
+        return Check::ok("nodes", format!("{} others alive, none with a lapsed lease", nodes.len().saturating_sub(1)));
     };
     let since = Timestamp::from_millis(first.lease_until);
-    let what = format!("{} with a lapsed lease; first {} (pid {}) on {}, since {since}", dead.len(), first.id, first.pid, first.host);
+    let what = format!(
+        "{} with a lapsed lease; first {} (pid {}) on {}, since {since}",
+        dead.len(),
+        first.id,
+        first.pid,
+        first.host
+    );
     Check::warn("nodes", what, "what they held is taken over by the next process that needs it")
 }
 
@@ -141,7 +152,11 @@ fn batches(batches: &[BatchRow], alive: &HashSet<&str>, now: Timestamp) -> Vec<C
         format!("{GO_ON} to look for them at the provider; else `tidegate batches {unknown}"),
     );
     let left = "left in the middle of their create";
-    found(of(BatchState::Submitting).filter(|row| !held(row)).collect(), left, format!("{GO_ON} to find out their fate"));
+    found(
+        of(BatchState::Submitting).filter(|row| !held(row)).collect(),
+        left,
+        format!("{GO_ON} to find out their fate"),
+    );
     let at_provider = |row: &&BatchRow| matches!(row.state, BatchState::Submitted | BatchState::Cancelling);
     let age = |row: &BatchRow| row.submitted_at.map_or(Duration::ZERO, |at| now.since(at));
     let (over, near): (Vec<&BatchRow>, Vec<&BatchRow>) = batches
@@ -149,7 +164,11 @@ fn batches(batches: &[BatchRow], alive: &HashSet<&str>, now: Timestamp) -> Vec<C
         .filter(at_provider)
         .filter(|row| age(row) >= BATCH_WINDOW - NEAR_THE_END)
         .partition(|row| age(row) >= BATCH_WINDOW);
-    found(over, "past their 24 h and not collected", format!("{GO_ON} to collect them before the provider deletes the results"));
+    found(
+        over,
+        "past their 24 h and not collected",
+        format!("{GO_ON} to collect them before the provider deletes the results"),
+    );
     let patience = "nothing to mend: what the provider does not finish in time expires, and is tried again";
     found(near, "near the end of their 24 h", patience.to_owned());
     let unsettled = "ended with results that nobody is collecting";

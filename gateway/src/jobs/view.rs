@@ -9,12 +9,12 @@ pub const COLUMNS: &[Column] = &[
     Column::new("ID", Room::Whole),
     Column::new("STATE", Room::Whole),
     Column::new("STOPPED BY", Room::Whole),
-    Column::new("ITEMS", Room::Whole),
-    Column::new("OK", Room::Whole),
+    Column::new("ITEMS", Room::Spare),
+    Column::new("OK", Room::Spare),
     Column::new("FAILED", Room::Whole),
     Column::new("PENDING", Room::Whole),
-    Column::new("SPENT", Room::Whole),
-    Column::new("CREATED", Room::Whole),
+    Column::new("SPENT", Room::Spare),
+    Column::new("CREATED", Room::Spare),
     Column::new("LABEL", Room::Cut),
     Column::new("PROVIDER", Room::Spare),
     Column::new("SOURCE", Room::Spare),
@@ -282,7 +282,10 @@ mod tests {
         let record = whole(&job(JobState::Running, None), &facts);
         let text = record.render(Output::Table, Style::Plain);
         assert!(text.contains("batches\t1 unknown, 2 collected\n"), "{text}");
-        assert!(text.ends_with("round\t3\t10\t0\t0\t0\t1970-01-01T00:00:00.000Z\nround\t4\t10\t—\t—\t—\t—\n"), "{text}");
+        assert!(
+            text.ends_with("round\t3\t10\t0\t0\t0\t1970-01-01T00:00:00.000Z\nround\t4\t10\t—\t—\t—\t—\n"),
+            "{text}"
+        );
         assert_eq!(record.json["batches"]["by_state"], json!({ "unknown": 1, "collected": 2 }));
         assert_eq!(record.json["round_log"][1]["carried"], Value::Null);
     }

@@ -3,3 +3,9 @@
 mod first_run;
 mod kill_matrix;
 mod random_kills;
+mod architecture;
+mod actor_kill;
+mod retries_and_ceilings;
+mod owners;
+mod duplicates;
+mod secrets;

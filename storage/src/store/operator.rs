@@ -41,9 +41,7 @@ SELECT MAX(version) FROM _sqlx_migrations WHERE success";
 impl Store {
     /// Every batch that a provider batch of this account is booked for; several when it was taken for another's.
     pub async fn owners_of_provider_id(&self, account: &str, provider_id: &str) -> Result<Vec<IdOwner>, StoreError> {
-        Ok(on_pool!(self, |pool| {
-            sqlx::query_as(ID_OWNERS).bind(account).bind(provider_id).fetch_all(pool).await?
-        }))
+        Ok(on_pool!(self, |pool| sqlx::query_as(ID_OWNERS).bind(account).bind(provider_id).fetch_all(pool).await?))
     }
 
     /// How many batches a job has opened, by their state; states without one are left out.

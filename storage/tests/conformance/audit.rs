@@ -35,13 +35,15 @@ const NEVER: &[(&str, &str)] = &[
     ),
     (
         "a pool's unpriced results are its settled requests without a cost",
-        "SELECT p.name FROM pools p WHERE unpriced <> (SELECT COUNT(*) FROM attempts a JOIN batches b ON b.id = a.batch_id
+        "SELECT p.name FROM pools p WHERE unpriced <>
+            (SELECT COUNT(*) FROM attempts a JOIN batches b ON b.id = a.batch_id
             WHERE b.pool = p.name AND a.settled_at IS NOT NULL AND a.cost_nanos IS NULL)",
     ),
     (
         "a run is running exactly while its newest attempt is under way, in the batch that carries it",
         "SELECT r.id FROM runs r WHERE (r.state = 'running') <> EXISTS (SELECT 1 FROM attempts a
-            WHERE a.run_id = r.id AND a.epoch = r.epoch AND a.state IN ('leased', 'started') AND a.batch_id = r.carrier)",
+            WHERE a.run_id = r.id AND a.epoch = r.epoch AND a.state IN ('leased', 'started')
+            AND a.batch_id = r.carrier)",
     ),
     (
         "a run has used up as many attempts as count",

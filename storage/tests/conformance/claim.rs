@@ -2,7 +2,6 @@
 
 use crate::fixture::{Driven, Fixture, RESERVE, assert_moved, at, up_to};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 use storage::model::{BatchState, Ceilings, Epoch, JobEvent, JobState, Money, RequestState, Source};
 use storage::store::{Claim, Fence, Limits, Opened};
 use storage::{Class, StoreError};
@@ -306,11 +305,7 @@ only_on! { Postgres:
         });
         let waiting = "SELECT COUNT(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while watch.number(waiting).await == 0 {
-            assert!(Instant::now() < deadline, "the claim does not wait for the other one");
-            tokio::task::yield_now().await;
-        }
+        watch.until(waiting, |sessions| sessions > 0).await;
         store.raw.exec("COMMIT").await;
         let answer = asking.await.unwrap();
         store.raw.exec("UPDATE runs SET state = 'queued', carrier = NULL WHERE carrier = 'bat_other'").await;

@@ -32,7 +32,7 @@ on_both! {
         let id = provider_id(&own);
         let owners = store.owners_of_provider_id("acme", &id).await.unwrap();
         let itself = IdOwner { batch_id: own.batch.to_string(), booked_as: None };
-        assert_eq!(owners, [itself.clone()]);
+        assert_eq!(owners, std::slice::from_ref(&itself));
         store.book_foreign(&other.batch, "acme", &id, at(9)).await.unwrap();
         let owners = store.owners_of_provider_id("acme", &id).await.unwrap();
         let taken = IdOwner { batch_id: other.batch.to_string(), booked_as: Some("foreign".to_owned()) };

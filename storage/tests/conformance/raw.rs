@@ -5,6 +5,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the other side of a test may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
 pub const TABLES: [&str; 12] = [
@@ -90,6 +94,20 @@ impl Raw {
     pub async fn number(&self, sql: &str) -> i64 {
         let value = self.value(sql).await.unwrap_or_else(|| panic!("{sql}: no value"));
         value.parse().unwrap_or_else(|_| panic!("{sql}: {value} is not a number"))
+    }
+
+    /// Asks until a number is what it should be; each question takes its own time, so this needs no pause.
+    #[expect(clippy::disallowed_methods, reason = "spans how long a test waits for the other side")]
+    pub async fn until(&self, sql: &str, is_right: impl Fn(i64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let number = self.number(sql).await;
+            if is_right(number) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: still {number} after {PATIENCE:?}");
+            tokio::task::yield_now().await;
+        }
     }
 
     pub async fn snapshot(&self) -> Snapshot {

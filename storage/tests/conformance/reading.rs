@@ -24,12 +24,12 @@ on_both! {
         assert_eq!(paged, all);
         for (state, id) in BatchState::ALL.iter().zip(all.iter().rev()) {
             let filter = BatchFilter { state: Some(*state), pool: None };
-            assert_eq!(ids(&store, &filter, None, 99).await, [id.clone()]);
+            assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
             let pool = store.batch(id).await.unwrap().unwrap().pool;
             let filter = BatchFilter { state: Some(*state), pool: Some(pool.clone()) };
-            assert_eq!(ids(&store, &filter, None, 99).await, [id.clone()]);
+            assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
             let filter = BatchFilter { state: None, pool: Some(pool) };
-            assert_eq!(ids(&store, &filter, None, 99).await, [id.clone()]);
+            assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
         }
         let filter = BatchFilter { state: None, pool: Some("nowhere".to_owned()) };
         assert_eq!(ids(&store, &filter, None, 99).await, []);

@@ -1,6 +1,7 @@
 //! Settling: each run by its own verdict, each exactly once.
 
 use crate::fixture::{COST, Driven, Fixture, MAX_ATTEMPTS, RESERVE, assert_moved, at, own_line, says, up_to};
+use std::ops::Range;
 use storage::model::{BatchState, Epoch, Money, RequestState};
 use storage::store::{Fence, Opened, Settled, Verdict};
 
@@ -149,7 +150,7 @@ on_both! {
     async fn a_line_without_a_place_for_the_id_is_kept_as_it_is(store: Fixture) {
         let (_, fence) = ended(&store, 3, 3).await;
         let line = "{\"ж\":1}".to_owned();
-        let verdicts: Vec<_> = [0..99, 3..4, 8..2]
+        let verdicts: Vec<_> = [0..99, 3..4, Range { start: 8, end: 2 }]
             .into_iter()
             .zip(0..)
             .map(|(id_span, pos)| Verdict { line: line.clone(), id_span, ..says(pos, Succeeded) })

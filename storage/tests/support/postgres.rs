@@ -120,6 +120,7 @@ fn start_on(programs: &Path, port: u16) -> Result<Cluster, String> {
 
 /// Connects until it is let in (true) or the keeper ends (false). The socket lies in our own folder, so that
 /// whoever answers there is our server, whatever else has taken the port meanwhile.
+#[expect(clippy::disallowed_methods, reason = "spans how long a cluster takes to start")]
 fn answers(keeper: &mut Child, folder: &str, port: u16) -> bool {
     let url = format!("postgres://postgres@localhost:{port}/postgres?host={folder}");
     let deadline = Instant::now() + PATIENCE;

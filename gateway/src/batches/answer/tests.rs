@@ -41,7 +41,12 @@ impl Desk {
                 max_attempts: 3,
                 edition: 0,
             },
-            ceilings: Ceilings { max_rounds: 3, max_wallclock_ms: None, max_usd_nanos: None, max_batch_requests: 50_000 },
+            ceilings: Ceilings {
+                max_rounds: 3,
+                max_wallclock_ms: None,
+                max_usd_nanos: None,
+                max_batch_requests: 50_000,
+            },
             expected: runs,
         };
         let job_epoch = store.create_job(&new, now).await.expect("a job");
@@ -164,7 +169,8 @@ async fn a_batch_proven_foreign_to_another_may_still_be_this_one() {
 
 #[test]
 fn only_a_clear_yes_is_one() {
-    for (answer, yes) in [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n\n", false), ("yeah\n", false)] {
+    for (answer, yes) in [("y\n", true), ("YES\n", true), ("\n", false), ("", false), ("n\n", false), ("yeah\n", false)]
+    {
         assert_eq!(is_yes(answer), yes, "{answer:?}");
     }
 }
