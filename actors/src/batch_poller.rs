@@ -15,9 +15,7 @@ pub(crate) use reconcile::owner_of;
 use crate::job_drive::{CapReached, JobDrive};
 use crate::parts::Parts;
 use crate::supervisor::{ChildRef, OpenBatch, Supervisor, supervised_child};
-use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture,
-};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture};
 use drive::Drive;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,10 +83,10 @@ impl BatchPoller {
         let now = self.parts.store.now();
         for row in look.in_flight {
             let due = row.next_at <= now || row.state == BatchState::Submitting;
-            if let (true, Some(held)) = (due && self.tasks.len() < AT_WORK, self.mine.get(&row.id)) {
-                if let Some(drive) = Drive::begin(&self.parts, &row, held.clone()) {
-                    self.tasks.spawn_on(drive.run(), &self.parts.runtime);
-                }
+            if let (true, Some(held)) = (due && self.tasks.len() < AT_WORK, self.mine.get(&row.id))
+                && let Some(drive) = Drive::begin(&self.parts, &row, held.clone())
+            {
+                self.tasks.spawn_on(drive.run(), &self.parts.runtime);
             }
         }
     }

@@ -48,8 +48,15 @@ pub struct Listed {
 /// Where a provider says a batch stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Polled {
-    Running { status: String },
-    Ended { status: String, end: End, output_ref: Option<String>, error_ref: Option<String> },
+    Running {
+        status: String,
+    },
+    Ended {
+        status: String,
+        end: End,
+        output_ref: Option<String>,
+        error_ref: Option<String>,
+    },
     /// The provider does not know the id (any more).
     Gone,
 }
@@ -58,13 +65,21 @@ pub enum Polled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// All that will ever be answered is answered; requests without a line are missing.
-    Completed { answered: Option<i64> },
+    Completed {
+        answered: Option<i64>,
+    },
     Expired,
     Cancelled,
     /// Refused as a whole after it was accepted; `lines` are the positions that it names as bad.
-    Invalid { code: String, message: String, lines: Vec<i64> },
+    Invalid {
+        code: String,
+        message: String,
+        lines: Vec<i64>,
+    },
     /// Refused because too much is queued already: nothing was carried out, nothing was billed.
-    QueueFull { code: String },
+    QueueFull {
+        code: String,
+    },
 }
 
 /// Results as they stream in, line by line.

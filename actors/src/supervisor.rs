@@ -8,8 +8,8 @@ mod child;
 mod registry;
 mod restarts;
 
-pub use child::{Child, ChildRef, Exit, Factory, Misbehave, Ping};
 pub(crate) use child::supervised_child;
+pub use child::{Child, ChildRef, Exit, Factory, Misbehave, Ping};
 pub use registry::{OpenBatch, OpenRefused, RegisterJob, Registry};
 
 use crate::batch_poller::{BatchPoller, ResumeBatch};
@@ -74,7 +74,12 @@ pub struct GaveUp {
 impl std::fmt::Display for GaveUp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let GaveUp { child, restarts, window, exit } = self;
-        write!(f, "the actor {child} died more than {restarts} times in {} s; last by {}", window.as_secs(), exit.word())?;
+        write!(
+            f,
+            "the actor {child} died more than {restarts} times in {} s; last by {}",
+            window.as_secs(),
+            exit.word()
+        )?;
         match exit {
             Exit::Panicked(text) => write!(f, ": {text}"),
             Exit::Stopped | Exit::Hung => Ok(()),
@@ -90,6 +95,8 @@ struct Slot {
     restarts: u64,
     /// When the ping under way was sent; `None` when none is.
     pinged_at: Option<Instant>,
+    /// When it was last told to die; its death counts from then.
+    kill_sent_at: Option<Instant>,
     died_at: Option<(Instant, &'static str)>,
     last_exit: Option<Exit>,
     latencies: Vec<(&'static str, Duration)>,
@@ -162,7 +169,8 @@ impl Supervisor {
         let (Some(running), None) = (&slot.running, slot.pinged_at) else { return };
         slot.pinged_at = Some(now());
         let generation = slot.generation;
-        let answer = running.ping().into_actor(self).map(move |answered, this, _| this.ponged(index, generation, answered));
+        let answer =
+            running.ping().into_actor(self).map(move |answered, this, _| this.ponged(index, generation, answered));
         context.spawn(answer);
     }
 
@@ -195,12 +203,15 @@ impl Supervisor {
     fn child_down(&mut self, down: ChildDown, context: &mut Context<Self>) {
         let since_start = now().duration_since(self.started);
         let (settings, stopping) = (self.settings, self.stopping);
-        let Some(slot) = self.slots.get_mut(down.index).filter(|slot| slot.generation == down.generation) else { return };
+        let Some(slot) = self.slots.get_mut(down.index).filter(|slot| slot.generation == down.generation) else {
+            return;
+        };
         if slot.running.take().is_none() || stopping {
             return;
         }
         let name = slot.child.name;
-        slot.died_at.get_or_insert((now(), down.exit.word()));
+        let died_at = slot.kill_sent_at.take().unwrap_or_else(now);
+        slot.died_at.get_or_insert((died_at, down.exit.word()));
         slot.last_exit = Some(down.exit.clone());
         match slot.history.death(since_start, &settings) {
             Verdict::Rebuild { failures } => {
@@ -237,6 +248,7 @@ impl Slot {
             history: History::default(),
             restarts: 0,
             pinged_at: None,
+            kill_sent_at: None,
             died_at: None,
             last_exit: None,
             latencies: Vec::new(),
@@ -282,7 +294,7 @@ impl Handler<KillChild> for Supervisor {
             return false;
         };
         info!(actor = slot.child.name, mode = kill.mode.word(), "killing a child on purpose");
-        slot.died_at.get_or_insert((now(), kill.mode.word()));
+        slot.kill_sent_at.get_or_insert_with(now);
         context.spawn(act.into_actor(self));
         true
     }
@@ -295,7 +307,7 @@ impl Handler<Tree> for Supervisor {
         let status = |slot: &Slot| ChildStatus {
             name: slot.child.name,
             generation: slot.generation,
-            up: slot.running.is_some() && slot.died_at.is_none(),
+            up: slot.running.is_some() && slot.died_at.is_none() && slot.kill_sent_at.is_none(),
             restarts: slot.restarts,
             last_exit: slot.last_exit.clone(),
             latencies: slot.latencies.clone(),

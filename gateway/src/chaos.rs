@@ -83,7 +83,8 @@ fn parse(text: &str) -> Result<Plan, String> {
         match key {
             "actors" => plan.actors = value.split('+').map(str::to_owned).collect(),
             "modes" => {
-                let mode = |word| Misbehave::from_word(word).ok_or_else(|| format!("`{word}` is not panic, stop or hang"));
+                let mode =
+                    |word| Misbehave::from_word(word).ok_or_else(|| format!("`{word}` is not panic, stop or hang"));
                 plan.modes = value.split('+').map(mode).collect::<Result<_, _>>()?;
             }
             "kills" => plan.kills = value.parse().map_err(|_| format!("`{value}` is not a number of kills"))?,
@@ -101,7 +102,8 @@ fn parse(text: &str) -> Result<Plan, String> {
 fn line(child: &ChildStatus) -> String {
     let mut text = format!("{} restarts={}", child.name, child.restarts);
     for cause in ["panic", "stop", "hang"] {
-        let mut spans: Vec<_> = child.latencies.iter().filter(|(why, _)| *why == cause).map(|(_, span)| *span).collect();
+        let mut spans: Vec<_> =
+            child.latencies.iter().filter(|(why, _)| *why == cause).map(|(_, span)| *span).collect();
         spans.sort_unstable();
         let p99 = spans.get((spans.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default();
         text += &format!(" {cause}={} {cause}_p99_ms={}", spans.len(), p99.as_millis());

@@ -1,5 +1,6 @@
 //! The command line: nouns, then verbs; data on stdout, everything else on stderr.
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub struct Common {
     #[arg(long, global = true, env = "TIDEGATE_STORE", hide_env_values = true, value_name = "URL")]
     pub store: Option<String>,
     /// Configuration file (default: tidegate.toml here, if there is one)
-    #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE", value_parser = maybe_empty())]
     pub config: Option<PathBuf>,
     /// Form of what goes to stdout
     #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t = Output::Table)]
@@ -129,9 +130,9 @@ pub struct SimArgs {
     /// Folder of its durable state (default: beside the store)
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Time from a batch's create to its end
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
-    pub latency: Duration,
+    /// Time from a batch's create to its end (default: 3s)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub latency: Option<Duration>,
     /// A fault to switch on, NAME=VALUE; may be given again
     #[arg(long = "fault", value_name = "NAME=VALUE")]
     pub faults: Vec<String>,
@@ -216,13 +217,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A path that may be empty, which counts as not given: an environment variable cannot be unset everywhere.
+fn maybe_empty() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 fn source(word: &str) -> Result<Source, String> {
     Source::from_word(word).ok_or_else(|| format!("`{word}` is no source; use backfill or daemon"))
 }
 
 fn batch_state(word: &str) -> Result<BatchState, String> {
     let words: Vec<_> = BatchState::ALL.iter().map(|state| state.word()).collect();
-    BatchState::from_word(word).ok_or_else(|| format!("`{word}` is no state of a batch; use one of {}", words.join(", ")))
+    BatchState::from_word(word)
+        .ok_or_else(|| format!("`{word}` is no state of a batch; use one of {}", words.join(", ")))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use crate::exit::Failure;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The whole configuration; unknown keys are errors.
@@ -96,9 +98,11 @@ impl Config {
     /// Reads the named file, or `tidegate.toml` here if there is one, and lays the environment over it.
     pub fn load(named: Option<&Path>) -> Result<Config, Failure> {
         let here = Path::new("tidegate.toml");
+        let named = named.filter(|path| !path.as_os_str().is_empty());
         let text = match named {
             Some(path) => read(path)?,
-            None if here.is_file() => read(here)?,
+            // Whatever has the name is meant: what cannot be read is refused, not passed over.
+            None if here.symlink_metadata().is_ok() => read(here)?,
             None => String::new(),
         };
         let path = named.unwrap_or(here);
@@ -108,11 +112,11 @@ impl Config {
         let mut table: toml::Table = toml::from_str(&text).map_err(bad)?;
         let mut overlaid = Vec::new();
         for (name, value) in std::env::vars_os() {
-            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-            if let Some(keys) = config_keys(name) {
-                overlay(&mut table, &keys, value);
-                overlaid.push(name.to_owned());
-            }
+            let name = name.to_string_lossy().into_owned();
+            let Some(keys) = config_keys(&name) else { continue };
+            let not_text = || Failure::usage(format!("the value of {name} is not valid UTF-8"));
+            overlay(&mut table, &keys, value.to_str().ok_or_else(not_text)?);
+            overlaid.push(name);
         }
         let config: Config = table.try_into().map_err(|error: toml::de::Error| {
             Failure::usage(format!("{} (set by {})", with_suggestion(error.message()), overlaid.join(", ")))
@@ -151,14 +155,17 @@ impl Config {
 fn read(path: &Path) -> Result<String, Failure> {
     const LARGEST: u64 = 1 << 20;
     let cannot = |why: String| Failure::usage(format!("cannot read the configuration {}: {why}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| cannot(error.to_string()))?;
-    if metadata.is_dir() {
+    if path.is_dir() {
         return Err(cannot("it is a directory".to_owned()));
     }
-    if metadata.len() > LARGEST {
+    let file = File::open(path).map_err(|error| cannot(error.to_string()))?;
+    // A pipe or a device does not tell its size.
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| cannot(error.to_string()))?;
+    if bytes.len() as u64 > LARGEST {
         return Err(cannot("it is larger than 1 MiB".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| cannot(error.utf8_error().to_string()))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
@@ -177,6 +184,10 @@ fn overlay(table: &mut toml::Table, keys: &[String], value: &str) {
         }
         [first, rest @ ..] => {
             let inner = table.entry(first.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            // Laid over a plain value it is refused by its type, as it would be in a file.
+            if !inner.is_table() {
+                *inner = toml::Value::Table(toml::Table::new());
+            }
             if let toml::Value::Table(inner) = inner {
                 overlay(inner, rest, value);
             }

@@ -25,7 +25,6 @@ fn main() -> ExitCode {
     }
 }
 
-
 fn run(cli: &Cli) -> Result<Exit, Failure> {
     if let Some(name) = storage::failpoint::unknown_name() {
         return Err(Failure::usage(format!("TIDEGATE_FAILPOINT names `{name}`, which is no failpoint")));

@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::input::{Limits, Scan, scan};
 use crate::{providers, session};
 use actors::price::PriceTable;
-use engine::{Engine, Ended};
+use engine::{Ended, Engine};
 use estimate::Estimate;
 use identity::{Meaning, Wish};
 use results::Out;

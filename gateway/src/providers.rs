@@ -67,15 +67,20 @@ pub fn choose(named: Option<&str>, form: Form, config: &Config) -> Result<Choice
         other => match config.providers.get(other).map(|provider| provider.protocol.as_deref()) {
             Some(Some("anthropic")) => Protocol::Anthropic,
             Some(Some(_)) => Protocol::OpenAi,
-            Some(None) => return Err(Failure::usage(format!("providers.{other} needs `protocol`: openai or anthropic"))),
+            Some(None) => {
+                return Err(Failure::usage(format!("providers.{other} needs `protocol`: openai or anthropic")));
+            }
             None => {
                 let failure = Failure::usage(format!("there is no provider `{other}`"));
-                return Err(failure.hint("use openai, anthropic or sim, or add a [providers.NAME] to the configuration"));
+                return Err(
+                    failure.hint("use openai, anthropic or sim, or add a [providers.NAME] to the configuration")
+                );
             }
         },
     };
     if protocol != wanted {
-        let failure = Failure::usage(format!("the file is in {vendor} form, which the provider `{name}` does not take"));
+        let failure =
+            Failure::usage(format!("the file is in {vendor} form, which the provider `{name}` does not take"));
         return Err(failure.hint("use the provider of the file's form, or convert the file"));
     }
     Ok(Choice { name: name.to_owned(), protocol, note: None })

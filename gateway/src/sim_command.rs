@@ -12,6 +12,7 @@ use serde_json::json;
 use std::error::Error;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 use storage::model::{Clock, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +36,8 @@ pub fn run(args: &SimArgs, common: &Common, config: &Config) -> Result<Exit, Fai
         Ok::<_, Failure>((interrupt, signal(SignalKind::terminate()).map_err(cannot)?))
     })?;
     note(format_args!("keeping the simulated provider's state in {}", dir.display()));
-    let sim = Sim::start(SimConfig { dir, latency: args.latency, faults }, args.listen).map_err(failure)?;
+    let latency = args.latency.unwrap_or(Duration::from_secs_f64(config.sim.latency_seconds));
+    let sim = Sim::start(SimConfig { dir, latency, faults }, args.listen).map_err(failure)?;
     print(&format!("listening on http://{}\n", sim.addr()))?;
     let reachable = reachable(sim.addr());
     note(format_args!("OPENAI_BASE_URL=http://{reachable}/v1 OPENAI_API_KEY=any"));

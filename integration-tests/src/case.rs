@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The binary under test: beside the test's own, built with it.
 pub fn binary() -> PathBuf {
@@ -123,9 +123,9 @@ impl Case {
         for (line, body) in self.bodies.iter().enumerate() {
             let id = serde_json::Value::from(self.custom_id(line));
             let text = match self.protocol {
-                Protocol::OpenAi => format!(
-                    r#"{{"custom_id":{id},"method":"POST","url":"/v1/chat/completions","body":{body}}}"#
-                ),
+                Protocol::OpenAi => {
+                    format!(r#"{{"custom_id":{id},"method":"POST","url":"/v1/chat/completions","body":{body}}}"#)
+                }
                 Protocol::Anthropic => format!(r#"{{"custom_id":{id},"params":{body}}}"#),
             };
             writeln!(file, "{text}").expect("the input file is written");
@@ -178,9 +178,74 @@ impl Case {
         self.finish(self.process_with(args))
     }
 
+    /// Any other command on the case's store.
+    pub fn look(&self, args: &[&str]) -> Ended {
+        let mut command = self.tidegate();
+        command.args(args);
+        self.finish(command)
+    }
+
+    /// What such a command prints with `-o json`; panics unless it succeeded.
+    pub fn look_json(&self, args: &[&str]) -> serde_json::Value {
+        let ended = self.look(&[args, &["-o", "json"]].concat());
+        assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
+        ended.summary()
+    }
+
     /// Runs a command to its end, however long it takes up to a minute and a half.
     pub fn finish(&self, command: Command) -> Ended {
         self.kill_after(command, Duration::from_secs(90))
+    }
+
+    /// A command inside a line of shell, where `"$@"` is the command: for limits and closed files.
+    pub fn in_shell(&self, script: &str, inner: &Command) -> Command {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+        shell.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(self.dir.path()).stdin(Stdio::null());
+        shell
+    }
+
+    /// Runs a command twice. Both times it ends by this code, with all these words on stderr and nothing on
+    /// stdout; it does not panic, and it shows the key to nobody.
+    #[track_caller]
+    pub fn refuses(&self, command: impl Fn() -> Command, code: i32, words: &[&str]) -> Ended {
+        let (first, second) = (self.finish(command()), self.finish(command()));
+        assert_eq!(first.code, Some(code), "{words:?} expected: {first:?}");
+        for words in words {
+            assert!(first.stderr.contains(words), "{words:?} is missing: {first:?}");
+        }
+        assert_eq!(first.stdout, "", "{first:?}");
+        assert_eq!((second.code, &second.stderr), (first.code, &first.stderr), "the answer changed");
+        self.keeps_the_key(&first);
+        first
+    }
+
+    /// Neither a panic, nor the account's key in what was said or in any file of the case.
+    #[track_caller]
+    pub fn keeps_the_key(&self, ended: &Ended) {
+        assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+        let key = self.account.key.as_bytes();
+        let shows = |bytes: &[u8]| bytes.windows(key.len()).any(|window| window == key);
+        assert!(!shows(ended.stdout.as_bytes()) && !shows(ended.stderr.as_bytes()), "the key is in {ended:?}");
+        for path in self.files() {
+            // Pipes are not read: nobody may be writing.
+            let bytes = if path.is_file() { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
+            assert!(!shows(&bytes), "the key is in {}", path.display());
+        }
+    }
+
+    /// Everything in the case's folder and below it, except folders.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let (mut folders, mut found) = (vec![self.dir.path().to_owned()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { found.push(path) }
+            }
+        }
+        found.sort();
+        found
     }
 
     /// Runs with a failpoint armed.
@@ -193,7 +258,6 @@ impl Case {
     /// Runs, and sends SIGKILL once `after` has passed if it is still there.
     pub fn kill_after(&self, mut command: Command, after: Duration) -> Ended {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let deadline = Instant::now() + after;
         let (done, ended) = std::sync::mpsc::channel();
         let pid = child.id().to_string();
         let waiting = std::thread::spawn(move || {
@@ -201,7 +265,7 @@ impl Case {
             let _ = done.send(());
             output
         });
-        if ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+        if ended.recv_timeout(after).is_err() {
             let _ = Command::new("kill").args(["-9", &pid]).status();
         }
         waiting.join().expect("the waiter").expect("the binary's output").into()

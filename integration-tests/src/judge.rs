@@ -46,8 +46,11 @@ impl Verdict {
 
 /// A line's result carries its custom id and the digest of its very body.
 fn is_own(case: &Case, line: usize, result: Option<&&str>) -> bool {
-    let Some(value) = result.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) else { return false };
-    value["custom_id"] == case.custom_id(line).as_str() && result.is_some_and(|text| text.contains(&case.fingerprint(line)))
+    let Some(value) = result.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) else {
+        return false;
+    };
+    value["custom_id"] == case.custom_id(line).as_str()
+        && result.is_some_and(|text| text.contains(&case.fingerprint(line)))
 }
 
 fn doubled_keys(ledger: &Ledger) -> Vec<String> {

@@ -4,9 +4,11 @@
 pub mod provider;
 pub mod case;
 pub mod judge;
+pub mod eventually;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
+pub use eventually::eventually;
 pub use judge::Verdict;
 pub use provider::Account;

@@ -97,10 +97,11 @@ pub fn unknown_name() -> Option<&'static str> {
 /// Dies here if a test asked for it. SIGKILL, not an exit: no destructor runs, no buffer is flushed.
 #[inline]
 pub fn reached(point: Failpoint) {
-    if let Some(armed) = armed() {
-        if armed.name == point.name() && armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.nth {
-            kill_this_process();
-        }
+    if let Some(armed) = armed()
+        && armed.name == point.name()
+        && armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.nth
+    {
+        kill_this_process();
     }
 }
 

@@ -23,11 +23,11 @@ pub use batches::{BatchFilter, BatchRow};
 pub use claim::{Claim, Limits, Opened};
 pub use intake::PoolCounts;
 pub use jobs::{JobMove, JobRow, NewJob};
-pub use results::ResultRow;
 pub use nodes::NodeRow;
-pub use operator::{Engine, IdOwner};
 pub use open::{OpenOptions, StoreClock};
+pub use operator::{Engine, IdOwner};
 pub use reconcile::Stray;
+pub use results::ResultRow;
 pub use rounds::RoundRow;
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
@@ -165,4 +165,3 @@ fn expect_one(changed: u64, entity: &'static str, id: &str, now: &str) -> Result
     }
     Err(StoreError::Moved { entity, id: id.to_owned(), now: now.to_owned() })
 }
-

@@ -1,7 +1,7 @@
 //! Polls a submitted batch, and settles an ended one: every request by its own line, whatever the order, the
 //! doubles and the gaps; what is settled is durable, so a download that is cut off is simply read again.
 
-use super::drive::{Drive, Step, CallOrStore};
+use super::drive::{CallOrStore, Drive, Step};
 use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
 use crate::provider::request::{batch_of_key, model_of_pack, split_custom_id};
 use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
@@ -99,7 +99,8 @@ impl Drive {
                     warn!(batch.id = %row.id, without_line, code, "requests of the batch got no result line");
                 }
                 if let Some(code) = reading.out_of_money {
-                    self.suspend(row, &format!("billing|the provider answered {code} to requests of {}", row.id)).await?;
+                    self.suspend(row, &format!("billing|the provider answered {code} to requests of {}", row.id))
+                        .await?;
                 }
             }
         }
@@ -173,7 +174,7 @@ impl Drive {
             .filter(|(key, position)| batch_of_key(key) == row.wire_key && (0..row.requests).contains(position));
         let Some((_, pos)) = ours else { return Ok(Line::Foreign) };
         let out_of_money = parsed.is_out_of_money();
-        let code = parsed.code.as_deref().map(str::to_owned);
+        let code = parsed.code.as_deref().map(without_nul);
         let state = match parsed.outcome {
             // Not the request's fault: it keeps its attempt and waits for the account.
             Outcome::Errored { .. } if out_of_money => RequestState::Canceled,
@@ -244,10 +245,17 @@ impl Drive {
     }
 }
 
+/// A machine code as every store can hold it.
+fn without_nul(code: &str) -> String {
+    code.replace('\0', "\u{fffd}")
+}
+
 /// What a request without a line is, by how its batch ended.
 fn leftover(end: &End) -> (RequestState, &'static str, &'static str) {
     match end {
-        End::Expired => (RequestState::Expired, "batch_expired", "the batch expired before this request was carried out"),
+        End::Expired => {
+            (RequestState::Expired, "batch_expired", "the batch expired before this request was carried out")
+        }
         End::Cancelled => {
             (RequestState::Canceled, "batch_cancelled", "the batch was cancelled before this request was carried out")
         }

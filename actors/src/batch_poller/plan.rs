@@ -12,7 +12,9 @@ pub enum Next {
     /// Nothing before its time.
     Wait,
     /// Send the input file; first delete what an upload of this batch may have leaked before a crash.
-    Upload { leaked: bool },
+    Upload {
+        leaked: bool,
+    },
     Create,
     /// A create was intended and its answer was never stored: nobody may guess.
     MarkUnknown,
@@ -51,7 +53,10 @@ pub fn next(row: &BatchRow, protocol: Protocol, now: Timestamp) -> Next {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// It is there. `provisional` when only its size says so.
-    Found { id: String, provisional: bool },
+    Found {
+        id: String,
+        provisional: bool,
+    },
     /// Several could be it; those that have ended can be told apart by their results.
     Several(Vec<Listed>),
     NotThere,

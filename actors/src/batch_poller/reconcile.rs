@@ -1,6 +1,6 @@
 //! Finds out whether the provider has a batch of unknown fate, by evidence only.
 
-use super::drive::{Drive, Step, CallOrStore};
+use super::drive::{CallOrStore, Drive, Step};
 use super::plan::{self, Absence, Finding};
 use crate::provider::request::{batch_of_key, split_custom_id};
 use crate::provider::result_line::{Form, ResultLine};
@@ -49,7 +49,12 @@ impl Drive {
 
     /// Absent twice. The input file is deleted, so that a create that is still on its way can start
     /// nothing; then the last look. Only after it is the batch free to be created again.
-    async fn clear(&self, row: &BatchRow, fence: &Fence, since: storage::model::Timestamp) -> Result<Step, CallOrStore> {
+    async fn clear(
+        &self,
+        row: &BatchRow,
+        fence: &Fence,
+        since: storage::model::Timestamp,
+    ) -> Result<Step, CallOrStore> {
         if let Some(file) = &row.input_file_id {
             reached(Failpoint::ReconcileBeforeDelete);
             self.provider.delete_file(file).await?;

@@ -1,6 +1,6 @@
 //! Upload and create: the hard edge. A create is sent once; its answer decides, or nothing does.
 
-use super::drive::{Drive, Step, CallOrStore};
+use super::drive::{CallOrStore, Drive, Step};
 use super::plan::{self, Refusal};
 use crate::metrics::BATCH_CREATES;
 use crate::provider::result_line::{Form, ResultLine, synthetic_line};
@@ -42,7 +42,8 @@ impl Drive {
         let cursor = self.provider.newest().await?;
         store.arm(fence, cursor.as_deref(), store.now()).await?;
         let committed = Box::new(move || {
-            Box::pin(async move { store.commit_create(fence, store.now()).await }) as futures_util::future::BoxFuture<'_, _>
+            Box::pin(async move { store.commit_create(fence, store.now()).await })
+                as futures_util::future::BoxFuture<'_, _>
         });
         let manifest = Manifest { store, batch: row };
         match self.provider.create(&manifest, row.input_file_id.as_deref(), committed).await {

@@ -60,11 +60,12 @@ fn between_rounds(job: &Snapshot) -> Decision {
     if is_degraded(&job.rounds) {
         return Decision::Finish(StopReason::Degraded);
     }
-    if let Some(last) = job.rounds.first() {
-        if last.carried == Some(0) && job.in_flight == 0 {
-            let ever = job.rounds.iter().any(|round| round.carried.is_some_and(|carried| carried > 0));
-            return Decision::Finish(if ever { StopReason::NoProgress } else { StopReason::NoOp });
-        }
+    if let Some(last) = job.rounds.first()
+        && last.carried == Some(0)
+        && job.in_flight == 0
+    {
+        let ever = job.rounds.iter().any(|round| round.carried.is_some_and(|carried| carried > 0));
+        return Decision::Finish(if ever { StopReason::NoProgress } else { StopReason::NoOp });
     }
     let done = job.round - job.first_round + 1;
     if done >= i64::from(job.ceilings.max_rounds) {

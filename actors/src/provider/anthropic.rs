@@ -82,7 +82,8 @@ impl Counts {
 impl Anthropic {
     /// `base` without `/v1`, as the official clients take it; `version` decides the dialect.
     pub fn new(base: &str, key: &str, version: &str) -> Result<Anthropic, CallError> {
-        let bad = |_| CallError::BadBase { base: "(a key or version with characters that no header can hold)".to_owned() };
+        let bad =
+            |_| CallError::BadBase { base: "(a key or version with characters that no header can hold)".to_owned() };
         let (name, value) = if version >= BEARER_SINCE {
             (AUTHORIZATION, format!("Bearer {key}"))
         } else {
@@ -228,7 +229,7 @@ impl MessageBatch {
     }
 
     fn polled(self) -> Polled {
-        let status = self.processing_status;
+        let status = self.processing_status.replace('\0', "");
         if self.archived_at.is_some() {
             return Polled::Gone;
         }

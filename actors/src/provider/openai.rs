@@ -282,7 +282,8 @@ impl Provider for OpenAi {
 
 impl Batch {
     fn listed(self) -> Listed {
-        let ended = ["completed", "failed", "expired", "cancelled"].contains(&self.status.to_ascii_lowercase().as_str());
+        let ended =
+            ["completed", "failed", "expired", "cancelled"].contains(&self.status.to_ascii_lowercase().as_str());
         Listed {
             created_at: Timestamp::from_millis(self.created_at.saturating_mul(1_000)),
             key: self.metadata.and_then(|mut metadata| metadata.remove(KEY)),
@@ -296,7 +297,7 @@ impl Batch {
     }
 
     fn polled(self) -> Polled {
-        let status = self.status.to_ascii_lowercase();
+        let status = self.status.to_ascii_lowercase().replace('\0', "");
         let end = match status.as_str() {
             "completed" => {
                 let answered = self.request_counts.map(|counts| counts.completed + counts.failed);

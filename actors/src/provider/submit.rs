@@ -109,11 +109,7 @@ where
 }
 
 /// An answer or a broken connection before the last byte: nothing was taken, unless the answer claims so.
-async fn answered_early(
-    endpoint: &Endpoint,
-    answer: Result<Exchange, CallError>,
-    committed: Committed<'_>,
-) -> Created {
+async fn answered_early(endpoint: &Endpoint, answer: Result<Exchange, CallError>, committed: Committed<'_>) -> Created {
     let exchange = match answer {
         Ok(exchange) => exchange,
         Err(why) => return Created::NotTaken { committed: false, why },

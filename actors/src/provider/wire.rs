@@ -80,7 +80,11 @@ pub enum Content {
     None,
     Json(String),
     /// A body of exactly `length` bytes, fed through a channel while the exchange is under way.
-    Stream { content_type: String, length: u64, frames: mpsc::Receiver<Bytes> },
+    Stream {
+        content_type: String,
+        length: u64,
+        frames: mpsc::Receiver<Bytes>,
+    },
 }
 
 /// One exchange that is under way; dropping it cuts the connection.
@@ -218,10 +222,7 @@ impl Endpoint {
         self.handshake(TokioIo::new(stream)).await
     }
 
-    async fn handshake<S>(
-        &self,
-        io: S,
-    ) -> Result<(http1::SendRequest<Body>, Connection), CallError>
+    async fn handshake<S>(&self, io: S) -> Result<(http1::SendRequest<Body>, Connection), CallError>
     where
         S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -324,7 +325,9 @@ fn retry_after(headers: &hyper::HeaderMap) -> Option<Duration> {
 fn vendor_error(body: &[u8]) -> (Option<String>, String) {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &value["error"];
-    let text = |value: &serde_json::Value| value.as_str().map(|text| text.chars().take(300).collect::<String>());
+    let text = |value: &serde_json::Value| {
+        value.as_str().map(|text| text.chars().filter(|c| *c != '\0').take(300).collect::<String>())
+    };
     let code = text(&error["details"]["error_code"]).or_else(|| text(&error["code"])).or_else(|| text(&error["type"]));
     (code, text(&error["message"]).unwrap_or_else(|| "no explanation".to_owned()))
 }

@@ -100,8 +100,7 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
     let not_registered = || OpenRefused::NotRegistered { job: job.clone() };
     let row = parts.store.job(job).await?.ok_or_else(not_registered)?;
     let account = &row.scope.account;
-    let provider =
-        parts.provider_of(account).ok_or_else(|| OpenRefused::NoProvider { account: account.clone() })?;
+    let provider = parts.provider_of(account).ok_or_else(|| OpenRefused::NoProvider { account: account.clone() })?;
     let pack = parts.store.next_pack(&row.pool, row.round).await?.unwrap_or_default();
     let (batch, wire_key) = parts.mint_batch();
     let claim = Claim {

@@ -24,7 +24,7 @@ pub async fn adopt(store: &Store, row: &BatchRow, provider_id: &str) -> Result<(
         return Err(failure);
     }
     let fence = take(store, row).await?;
-    store.found(&fence, provider_id, false, store.now()).await.map_err(|error| match error.class() {
+    store.found(&fence, provider_id, true, store.now()).await.map_err(|error| match error.class() {
         Class::Conflict => Failure::new(Exit::Conflict, error).hint("somebody else was faster: look at it again"),
         Class::Retryable | Class::Terminal | Class::Corrupt => error.into(),
     })?;

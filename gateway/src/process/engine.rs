@@ -112,7 +112,10 @@ impl Engine {
                 return Err(Failure::new(Exit::Conflict, what).hint("wait for it to end, or stop it first"));
             }
             if seen.is_none() {
-                eprintln!("{} was driven by process {} on {}; waiting for its lease to end", job.id, node.pid, node.host);
+                eprintln!(
+                    "{} was driven by process {} on {}; waiting for its lease to end",
+                    job.id, node.pid, node.host
+                );
             }
             seen = Some(node.lease_until);
         }
@@ -131,7 +134,8 @@ impl Engine {
         });
         let running = actors::start(self.parts.clone(), self.runtime.clone());
         let chaos = Chaos::start(&running)?;
-        let register = RegisterJob { job: job.id.clone(), epoch: job.epoch, pool: job.pool.clone(), source: job.source };
+        let register =
+            RegisterJob { job: job.id.clone(), epoch: job.epoch, pool: job.pool.clone(), source: job.source };
         let registered = running.supervisor.send(register).await;
         if let Ok(Err(refused)) = registered {
             running.stop().await;
@@ -233,10 +237,7 @@ async fn keep_lease(store: Store, lease: Duration) -> StoreError {
     }
 }
 
-fn second_signal_ends_at_once(
-    mut interrupt: tokio::signal::unix::Signal,
-    mut terminate: tokio::signal::unix::Signal,
-) {
+fn second_signal_ends_at_once(mut interrupt: tokio::signal::unix::Signal, mut terminate: tokio::signal::unix::Signal) {
     tokio::spawn(async move {
         let code = tokio::select! {
             _ = interrupt.recv() => Exit::Interrupted,

@@ -51,13 +51,15 @@ impl Estimate {
     /// Refuses a cap that could not be kept (an unknown price would count as nothing).
     pub fn require_bounds(&self) -> Result<(), Failure> {
         if let Some((model, lines)) = self.unpriced.iter().next() {
-            let failure = Failure::usage(format!("--max-usd needs known prices: {lines} lines use `{model}`, which has none"));
+            let failure =
+                Failure::usage(format!("--max-usd needs known prices: {lines} lines use `{model}`, which has none"));
             return Err(failure.hint("leave the cap out, or name a price table that has it under [prices] file"));
         }
         if let Some(line) = self.first_unbounded_line {
             let lines = self.unbounded;
-            let failure =
-                Failure::usage(format!("--max-usd needs a bound for every line: {lines} lines have none, first line {line}"));
+            let failure = Failure::usage(format!(
+                "--max-usd needs a bound for every line: {lines} lines have none, first line {line}"
+            ));
             return Err(failure.hint("set max_tokens in these requests; images, files and tools have no bound by size"));
         }
         Ok(())
@@ -77,7 +79,13 @@ pub fn planned_batches(scan: &Scan, max_batch_requests: u32) -> u64 {
 }
 
 /// `--dry-run`: prints, and has written and sent nothing (invariant 21).
-pub fn dry_run(scan: &Scan, estimate: &Estimate, batches: u64, prices: &PriceTable, output: Output) -> Result<(), Failure> {
+pub fn dry_run(
+    scan: &Scan,
+    estimate: &Estimate,
+    batches: u64,
+    prices: &PriceTable,
+    output: Output,
+) -> Result<(), Failure> {
     let known = |money: Money, known: bool| known.then(|| money.to_string());
     let unpriced: Vec<_> = estimate.unpriced.keys().cloned().collect();
     let report = serde_json::json!({
@@ -101,7 +109,8 @@ pub fn dry_run(scan: &Scan, estimate: &Estimate, batches: u64, prices: &PriceTab
                 text += &format!("  {:>8}  {}  {}\n", pack.count, pack.model, pack.url);
             }
             text += &format!("low      {}   (input only, 4 bytes a token)\n", show(&report["low_usd"]));
-            text += &format!("worst    {}   (one try of each line, all of its max_tokens)\n", show(&report["worst_usd"]));
+            text +=
+                &format!("worst    {}   (one try of each line, all of its max_tokens)\n", show(&report["worst_usd"]));
             text += &format!("prices   {} of {}\n", prices.source(), prices.date());
             if !unpriced.is_empty() {
                 text += &format!("no price is known for: {}\n", unpriced.join(", "));

@@ -49,7 +49,11 @@ pub fn meaning(wish: &Wish, jobs: &[JobRow]) -> Result<Meaning, Failure> {
         return Err(other_scope(wish, job));
     }
     if is_live(job) {
-        return if job.source == wish.source { Ok(Meaning::Continue(Box::new(job.clone()))) } else { Err(foreign(wish, job)) };
+        return if job.source == wish.source {
+            Ok(Meaning::Continue(Box::new(job.clone())))
+        } else {
+            Err(foreign(wish, job))
+        };
     }
     match job.state {
         JobState::Cancelled | JobState::Failed => Ok(create(wish, job.scope.edition + 1, None)),
@@ -88,7 +92,8 @@ fn create(wish: &Wish, edition: u32, supersedes: Option<Box<JobRow>>) -> Meaning
 }
 
 fn other_scope(wish: &Wish, job: &JobRow) -> Failure {
-    let words = |provider: &str, account: &str, attempts| format!("{provider} (account {account}, {attempts} attempts)");
+    let words =
+        |provider: &str, account: &str, attempts| format!("{provider} (account {account}, {attempts} attempts)");
     let stored = words(&job.scope.provider, &job.scope.account, job.scope.max_attempts);
     let asked = words(&wish.provider, &wish.account, wish.max_attempts);
     let what = format!(
@@ -119,7 +124,12 @@ mod tests {
             account: "a".into(),
             max_attempts: 3,
             source: Source::Backfill,
-            ceilings: Ceilings { max_rounds: 30, max_wallclock_ms: None, max_usd_nanos: Some(10), max_batch_requests: 9 },
+            ceilings: Ceilings {
+                max_rounds: 30,
+                max_wallclock_ms: None,
+                max_usd_nanos: Some(10),
+                max_batch_requests: 9,
+            },
             restart: false,
         }
     }
@@ -160,14 +170,14 @@ mod tests {
     fn s000_r4_the_same_command_continues_a_live_job() {
         for state in [JobState::Created, JobState::Running, JobState::Suspended, JobState::Finishing] {
             let job = job(state, None);
-            assert_eq!(meaning(&wish(), &[job.clone()]), Ok(Meaning::Continue(Box::new(job))));
+            assert_eq!(meaning(&wish(), std::slice::from_ref(&job)), Ok(Meaning::Continue(Box::new(job))));
         }
     }
 
     #[test]
     fn a_finished_job_is_only_written_again_until_a_ceiling_is_raised() {
         let capped = job(JobState::Finished, Some(StopReason::SpendCap));
-        assert!(matches!(meaning(&wish(), &[capped.clone()]), Ok(Meaning::Rewrite(_))));
+        assert!(matches!(meaning(&wish(), std::slice::from_ref(&capped)), Ok(Meaning::Rewrite(_))));
         let mut more = wish();
         more.ceilings.max_usd_nanos = Some(11);
         let Ok(Meaning::Create { pool, .. }) = meaning(&more, &[capped]) else { panic!("a successor") };
@@ -201,7 +211,7 @@ mod tests {
         let live = job(JobState::Running, None);
         let mut other = wish();
         other.provider = "groq".into();
-        let failure = meaning(&other, &[live.clone()]).expect_err("refused");
+        let failure = meaning(&other, std::slice::from_ref(&live)).expect_err("refused");
         assert!(failure.what.contains("openai") && failure.what.contains("groq"), "{failure}");
         let mut attempts = wish();
         attempts.max_attempts = 4;

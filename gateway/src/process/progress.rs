@@ -43,7 +43,8 @@ impl Reporter {
                     (job.round - job.first_round + 1).max(0),
                     counts.failed
                 ));
-                let (spent, reserved) = (Money::from_nanos(counts.spent_nanos), Money::from_nanos(counts.reserved_nanos));
+                let (spent, reserved) =
+                    (Money::from_nanos(counts.spent_nanos), Money::from_nanos(counts.reserved_nanos));
                 money.set_position(u64::try_from((spent + reserved).nanos()).unwrap_or(0));
                 let cap = job.ceilings.max_usd().map_or("no cap".to_owned(), |cap| format!("cap ${cap}"));
                 money.set_message(format!("${spent} spent  ${reserved} reserved  {cap}"));
@@ -74,7 +75,8 @@ impl Reporter {
 
 fn bars(counts: &PoolCounts, cap: Option<Money>) -> Reporter {
     let both = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5));
-    let style = |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let items = both.add(ProgressBar::new(u64::try_from(counts.total).unwrap_or(0)));
     items.set_style(style("items {bar:32} {pos}/{len} ({percent}%)  {msg}  [{elapsed_precise}]"));
     let before = u64::try_from(counts.succeeded + counts.failed).unwrap_or(0);

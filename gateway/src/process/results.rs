@@ -28,7 +28,8 @@ impl Out {
         if !folder.is_dir() {
             return Err(refuse("its directory does not exist"));
         }
-        let same = |a: std::io::Result<PathBuf>, b: std::io::Result<PathBuf>| matches!((a, b), (Ok(a), Ok(b)) if a == b);
+        let same =
+            |a: std::io::Result<PathBuf>, b: std::io::Result<PathBuf>| matches!((a, b), (Ok(a), Ok(b)) if a == b);
         if same(path.canonicalize(), input.canonicalize()) {
             return Err(refuse("it is the input file"));
         }

@@ -61,10 +61,13 @@ impl Summary {
 
     /// Data on stdout if asked for; words for a person on stderr.
     pub fn print(&self, output: Output, lines: u64) -> Result<(), Failure> {
-        let spent = self.spent().map_or("an unknown amount (unpriced model)".to_owned(), |spent| format!("${spent}"));
+        let spent = self.spent().map_or("an amount that is not known".to_owned(), |spent| format!("${spent}"));
         let reason = self.job.reason.map_or("?", StopReason::word);
         let PoolCounts { total, succeeded, failed, .. } = self.counts;
-        eprintln!("{reason}: {succeeded} of {total} succeeded, {failed} failed, {} pending; spent {spent}", self.counts.pending());
+        eprintln!(
+            "{reason}: {succeeded} of {total} succeeded, {failed} failed, {} pending; spent {spent}",
+            self.counts.pending()
+        );
         if self.batches.unknown > 0 {
             let unknown = self.batches.unknown;
             eprintln!("{unknown} batches are of unknown fate; see `tidegate batches list --state unknown`");
@@ -83,7 +86,9 @@ impl Summary {
         match self.job.reason? {
             StopReason::AlreadyEmpty | StopReason::Drained => None,
             StopReason::SpendCap => Some("run it again with a larger --max-usd to go on"),
-            StopReason::Wallclock => Some("run it again with a longer --max-wallclock to go on; what is submitted is kept"),
+            StopReason::Wallclock => {
+                Some("run it again with a longer --max-wallclock to go on; what is submitted is kept")
+            }
             StopReason::MaxRounds => Some("run it again with more --max-rounds to go on"),
             StopReason::Degraded => Some("two rounds in a row failed at 80 % and more; look at the error lines first"),
             StopReason::NoProgress | StopReason::NoOp => Some("nothing could be carried out; see TIDEGATE_LOG=info"),

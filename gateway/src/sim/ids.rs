@@ -1,13 +1,19 @@
 //! Where time, chance and digests enter the simulator; everything else receives them as values.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use storage::model::{Clock, SystemClock};
 
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(SystemClock.now().millis()).unwrap_or(0)
+}
+
+/// Being slow is what a provider with this fault does.
+#[expect(clippy::disallowed_methods, reason = "the fault that was asked for is a delay")]
+pub(super) async fn dawdle(span: Duration) {
+    tokio::time::sleep(span).await;
 }
 
 /// A fresh id such as `batch_1f0c…`.

@@ -9,3 +9,8 @@ mod retries_and_ceilings;
 mod owners;
 mod duplicates;
 mod secrets;
+mod rows_000;
+mod rows_001;
+mod bad_input;
+mod bad_files;
+mod bad_results;

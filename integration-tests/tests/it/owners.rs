@@ -1,18 +1,13 @@
 //! Who may drive what: one process per store, one source per file, one scope per job, one account per batch.
 
-use harness::{Case, Database, Protocol, Verdict};
+use harness::{Case, Database, Protocol, Verdict, eventually};
 use serde_json::json;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 /// Starts the case's job in the background and waits until its first batch is at the provider.
 fn under_way(case: &Case) -> std::process::Child {
     let child = case.process().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while case.account.ledger().batches.len() < 3 {
-        assert!(Instant::now() < deadline, "nothing was submitted");
-        std::thread::yield_now();
-    }
+    eventually("three batches are submitted", || case.account.ledger().batches.len() >= 3);
     child
 }
 
@@ -76,11 +71,7 @@ fn a_polite_stop_says_how_to_go_on_and_going_on_buys_nothing_twice() {
         let case = Case::new(Database::Sqlite, Protocol::Anthropic, 12);
         case.account.faults(&json!({"latency_ms": 2_000}));
         let child = case.process().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while case.account.ledger().batches.is_empty() {
-            assert!(Instant::now() < deadline, "nothing was submitted");
-            std::thread::yield_now();
-        }
+        eventually("a batch is submitted", || !case.account.ledger().batches.is_empty());
         let pid = child.id().to_string();
         std::process::Command::new("kill").args([signal, &pid]).status().expect("signalled");
         let ended: harness::Ended = child.wait_with_output().expect("ended").into();

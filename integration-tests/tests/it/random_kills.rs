@@ -69,12 +69,7 @@ fn killed_at_random_instants_under_trouble_every_item_is_bought_once() {
     assert!(adopted > 0, "no ambiguous create was ever resolved: the run would prove nothing");
 }
 
-fn one(
-    number: usize,
-    rng: &mut rand::rngs::StdRng,
-    kills: &AtomicUsize,
-    adopted: &AtomicUsize,
-) -> Result<(), String> {
+fn one(number: usize, rng: &mut rand::rngs::StdRng, kills: &AtomicUsize, adopted: &AtomicUsize) -> Result<(), String> {
     let database = if number % 4 == 3 { Database::Postgres } else { Database::Sqlite };
     let protocol = if number.is_multiple_of(2) { Protocol::OpenAi } else { Protocol::Anthropic };
     let case = Case::new(database, protocol, LINES);

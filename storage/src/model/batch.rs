@@ -50,6 +50,7 @@ state_machine! {
         Unknown + Abandoned => Abandoned,
         Submitted + CancelAsked => Cancelling,
         Submitted + Ended => Ended,
+        Submitted + Abandoned => Abandoned,
         Cancelling + Ended => Ended,
         Ended + AdoptionDisproved => Unknown,
         Ended + Collected => Collected,

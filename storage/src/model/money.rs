@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn text_and_amount_are_two_forms_of_one_thing() {
-        for (text, nanos) in [("0.00", 0), ("1.50", 1_500_000_000), ("0.000045", 45_000), ("12.00", 12 * NANOS_PER_USD)] {
+        for (text, nanos) in [("0.00", 0), ("1.50", 1_500_000_000), ("0.000045", 45_000), ("12.00", 12 * NANOS_PER_USD)]
+        {
             assert_eq!(text.parse::<Money>(), Ok(Money::from_nanos(nanos)));
             assert_eq!(Money::from_nanos(nanos).to_string(), text);
         }

@@ -294,8 +294,11 @@ impl Store {
 
     /// Whether another create of this account is still without a definite answer.
     pub async fn lane_is_busy(&self, account: &str, but: &BatchId) -> Result<bool, StoreError> {
-        let busy: i64 =
-            on_pool!(self, |pool| sqlx::query_scalar(BUSY_LANE).bind(account).bind(but.as_str()).fetch_one(pool).await?);
+        let busy: i64 = on_pool!(self, |pool| sqlx::query_scalar(BUSY_LANE)
+            .bind(account)
+            .bind(but.as_str())
+            .fetch_one(pool)
+            .await?);
         Ok(busy > 0)
     }
 

@@ -32,13 +32,21 @@ pub struct Claim<'a> {
 /// What became of the wish for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    Batch { epoch: Epoch, requests: i64 },
+    Batch {
+        epoch: Epoch,
+        requests: i64,
+    },
     /// Nothing of this round is left to claim.
     NothingQueued,
     /// The provider's queue is full; ask again after this time.
-    Held { until: Timestamp },
+    Held {
+        until: Timestamp,
+    },
     /// The next batch could pass the spend cap.
-    OverCap { needs: Money, left: Money },
+    OverCap {
+        needs: Money,
+        left: Money,
+    },
     /// The job is not running under this epoch any more.
     NotDriven,
 }
@@ -183,11 +191,7 @@ impl Store {
             if claimed.cast_signed() != cut.requests {
                 return Err(claimed_by_another(&job.pool));
             }
-            sqlx::query(INSERT_ATTEMPTS)
-                .bind(claim.batch.as_str())
-                .bind(claim.now.millis())
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(INSERT_ATTEMPTS).bind(claim.batch.as_str()).bind(claim.now.millis()).execute(&mut *tx).await?;
             sqlx::query(COUNT_OUT).bind(&job.pool).bind(cut.requests).bind(reserve).execute(&mut *tx).await?;
             let epoch = Epoch::from_number(1);
             log_batch!(tx, claim.batch.as_str(), claim.now, epoch, "planned", manifest(&queue, &cut));

@@ -211,13 +211,15 @@ impl Store {
     }
 
     pub async fn job(&self, id: &JobId) -> Result<Option<JobRow>, StoreError> {
-        let raw: Option<RawJob> = on_pool!(self, |pool| sqlx::query_as(JOB).bind(id.as_str()).fetch_optional(pool).await?);
+        let raw: Option<RawJob> =
+            on_pool!(self, |pool| sqlx::query_as(JOB).bind(id.as_str()).fetch_optional(pool).await?);
         raw.map(JobRow::try_from).transpose()
     }
 
     /// All jobs ever made of a file's content, newest first.
     pub async fn jobs_of_input(&self, sha256: &str) -> Result<Vec<JobRow>, StoreError> {
-        let raw: Vec<RawJob> = on_pool!(self, |pool| sqlx::query_as(JOBS_OF_INPUT).bind(sha256).fetch_all(pool).await?);
+        let raw: Vec<RawJob> =
+            on_pool!(self, |pool| sqlx::query_as(JOBS_OF_INPUT).bind(sha256).fetch_all(pool).await?);
         raw.into_iter().map(JobRow::try_from).collect()
     }
 

@@ -91,9 +91,8 @@ impl Store {
 
     /// Declares nodes gone whose lease has lapsed; whatever they held may be taken over.
     pub async fn bury_lapsed(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let buried = in_tx!(self, |tx| {
-            sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?.rows_affected()
-        });
+        let buried =
+            in_tx!(self, |tx| { sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?.rows_affected() });
         Ok(buried)
     }
 

@@ -3,9 +3,9 @@
 use super::{Inner, Pools, Store};
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Executor, Pool, Postgres, Sqlite};
+use sqlx::{Connection, Executor, Pool, Postgres, Sqlite};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 const READERS: u32 = 4;
+/// Negative: KiB. Every connection has a cache of its own, so the readers' are small.
+const WRITER_CACHE: &str = "-32768";
+const READER_CACHE: &str = "-8192";
 const POSTGRES_CONNECTIONS: u32 = 10;
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
@@ -133,7 +136,7 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
-        .pragma("cache_size", "-32768")
+        .pragma("cache_size", WRITER_CACHE)
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
         .statement_cache_capacity(200);
@@ -152,7 +155,7 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
     sqlx::migrate!("migrations/sqlite").run(&writer).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
-        .connect_with(connect.pragma("query_only", "on"))
+        .connect_with(connect.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
         .await?;
     Ok(Pools::Sqlite { writer, readers })
 }
@@ -181,6 +184,8 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
     let connect = connect
         .application_name("tidegate")
         .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", "60000")]);
+    // One connection first: its error says why, where a pool only says that time ran out.
+    PgConnection::connect_with(&connect).await?.close().await?;
     let pool: Pool<Postgres> = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(Duration::from_secs(10))

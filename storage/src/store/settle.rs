@@ -69,9 +69,11 @@ UPDATE batches SET succeeded = succeeded + $3, errored = errored + $4, uncounted
     spent_nanos = spent_nanos + $6
 WHERE id = $1 AND epoch = $2 AND state = $7";
 
+const RESERVED: &str = "-- reserved
+SELECT reserved_nanos FROM batches WHERE id = $1";
+
 const RELEASE_RESERVE: &str = "-- release_reserve
-UPDATE pools SET reserved_nanos = reserved_nanos - (SELECT reserved_nanos FROM batches WHERE id = $1)
-WHERE name = (SELECT pool FROM batches WHERE id = $1)";
+UPDATE pools SET reserved_nanos = reserved_nanos - $2 WHERE name = (SELECT pool FROM batches WHERE id = $1)";
 
 impl Store {
     /// Positions of a batch's requests that have no verdict yet, at most `limit`.
@@ -176,9 +178,7 @@ impl Store {
                     .push_bind(due_round)
                     .push_bind(finished);
             });
-            update.push(
-                ") AS v WHERE runs.id = v.column1 AND runs.epoch = v.column2 AND runs.state = 'running'",
-            );
+            update.push(") AS v WHERE runs.id = v.column1 AND runs.epoch = v.column2 AND runs.state = 'running'");
             let runs = update.build().execute(&mut *tx).await?.rows_affected();
             expect_one(u64::from(runs.cast_signed() == tally.all()), "batch", fence.batch.as_str(), "settled")?;
             let own: Vec<_> = changes.iter().filter(|change| change.verdict.state.counts()).collect();
@@ -242,8 +242,10 @@ impl Store {
         in_tx!(self, |tx| {
             let open: i64 = sqlx::query_scalar(STILL_OPEN).bind(fence.batch.as_str()).fetch_one(&mut *tx).await?;
             expect_one(u64::from(open == 0), "batch", fence.batch.as_str(), "holding open requests")?;
-            sqlx::query(RELEASE_RESERVE).bind(fence.batch.as_str()).execute(&mut *tx).await?;
+            let reserved: i64 = sqlx::query_scalar(RESERVED).bind(fence.batch.as_str()).fetch_one(&mut *tx).await?;
+            // The batch before its pool, in the order in which a settlement locks them.
             take_step!(tx, fence, step);
+            sqlx::query(RELEASE_RESERVE).bind(fence.batch.as_str()).bind(reserved).execute(&mut *tx).await?;
         });
         Ok(())
     }
@@ -357,14 +359,8 @@ mod tests {
     fn a_line_gets_the_callers_id_and_keeps_every_other_byte() {
         let line = r#"{"custom_id":"k-1-7", "response":{"x":1.50}}"#.to_owned();
         let start = line.find("\"k-1-7\"").expect("it is there");
-        let verdict = Verdict {
-            pos: 7,
-            state: RequestState::Succeeded,
-            code: None,
-            cost: None,
-            id_span: start..start + 7,
-            line,
-        };
+        let verdict =
+            Verdict { pos: 7, state: RequestState::Succeeded, code: None, cost: None, id_span: start..start + 7, line };
         assert_eq!(own_line(&verdict, "a \"b\""), r#"{"custom_id":"a \"b\"", "response":{"x":1.50}}"#);
     }
 }

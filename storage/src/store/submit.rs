@@ -59,9 +59,7 @@ macro_rules! push_sets {
                 Set::Text(column, value) => $query.push(", ").push(column).push(" = ").push_bind(value.clone()),
                 Set::MaybeText(column, value) => $query.push(", ").push(column).push(" = ").push_bind(value.clone()),
                 Set::Null(column) => $query.push(", ").push(column).push(" = NULL"),
-                Set::Increment(column) => {
-                    $query.push(", ").push(column).push(" = ").push(column).push(" + 1")
-                }
+                Set::Increment(column) => $query.push(", ").push(column).push(" = ").push(column).push(" + 1"),
             };
         }
     };
@@ -112,10 +110,7 @@ impl Store {
 
     /// Writes when the create was intended and what the newest batch of its lane was, before its first byte.
     pub async fn arm(&self, fence: &Fence, lane_cursor: Option<&str>, now: Timestamp) -> Result<(), StoreError> {
-        let sets = [
-            Set::Int("intent_at", now.millis()),
-            Set::MaybeText("lane_cursor", lane_cursor.map(str::to_owned)),
-        ];
+        let sets = [Set::Int("intent_at", now.millis()), Set::MaybeText("lane_cursor", lane_cursor.map(str::to_owned))];
         self.amend(fence, BatchState::Planned, &sets).await?;
         reached(Failpoint::CreateArmed);
         Ok(())

@@ -139,14 +139,13 @@ async fn an_adopted_batch_is_submitted_and_its_provider_batch_is_nobody_elses() 
     adopt(&desk.store, &desk.row(&one).await, "batch_x").await.expect("adopted");
     let row = desk.row(&one).await;
     assert_eq!((row.state, row.provider_batch_id.as_deref()), (BatchState::Submitted, Some("batch_x")));
-    assert!(!row.provisional);
+    assert!(row.provisional, "a mistyped id is disproved by its results, not bought again");
     let owned = adopt(&desk.store, &desk.row(&two).await, "batch_x").await.expect_err("owned");
     assert_eq!((owned.exit, owned.what), (Exit::Conflict, format!("batch_x belongs to batch {}", one.batch)));
     let planned = adopt(&desk.store, &desk.row(&three).await, "batch_y").await.expect_err("not unknown");
     assert_eq!(planned.exit, Exit::Conflict);
     assert!(planned.what.contains("is planned"), "{planned}");
-    let submitted = abandon(&desk.store, &row, true).await.expect_err("the provider has it");
-    assert!(submitted.what.contains("is submitted"), "{submitted}");
+    assert!(abandon(&desk.store, &row, true).await.expect("an operator may give up what the provider lost"));
     let blank = adopt(&desk.store, &desk.row(&two).await, "").await.expect_err("no id");
     assert_eq!(blank.exit, Exit::Usage);
     desk.close().await;

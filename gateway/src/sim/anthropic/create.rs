@@ -98,7 +98,7 @@ async fn decide(
         Created::Delayed { draft, after_ms } => {
             let (world, account) = (caller.world.clone(), caller.account.clone());
             actix_web::rt::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                crate::sim::ids::dawdle(Duration::from_millis(after_ms)).await;
                 match world.straggle(&account, draft) {
                     Ok(_) => requests.keep(),
                     Err(error) => tracing::warn!(%error, "delayed create was not accepted"),
@@ -112,12 +112,12 @@ async fn decide(
         }
         Created::Failed { stall_ms } => {
             requests.keep();
-            tokio::time::sleep(Duration::from_millis(stall_ms)).await;
+            crate::sim::ids::dawdle(Duration::from_millis(stall_ms)).await;
             Err(ApiError::internal(ANTHROPIC))
         }
         Created::Answered { batch, stall_ms } => {
             requests.keep();
-            tokio::time::sleep(Duration::from_millis(stall_ms)).await;
+            crate::sim::ids::dawdle(Duration::from_millis(stall_ms)).await;
             Ok(HttpResponse::Ok().json(batches::object(&World::begun(&batch), host)))
         }
     }

@@ -97,7 +97,7 @@ struct Reader {
 impl Reader {
     async fn next(mut self) -> Option<(Chunk, Reader)> {
         if let Some(cut) = self.cut.as_ref().filter(|cut| cut.after == 0 || self.broken) {
-            tokio::time::sleep(BEFORE_CUT).await;
+            crate::sim::ids::dawdle(BEFORE_CUT).await;
             cut.connection.pull();
             return None;
         }

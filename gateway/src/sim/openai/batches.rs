@@ -60,11 +60,11 @@ pub(in crate::sim) async fn create(caller: Caller, mut payload: web::Payload) ->
 async fn answer(caller: &Caller, created: Created) -> Result<HttpResponse, ApiError> {
     match created {
         Created::Answered { batch, stall_ms } => {
-            tokio::time::sleep(Duration::from_millis(stall_ms)).await;
+            crate::sim::ids::dawdle(Duration::from_millis(stall_ms)).await;
             Ok(HttpResponse::Ok().json(object(&World::begun(&batch))))
         }
         Created::Failed { stall_ms } => {
-            tokio::time::sleep(Duration::from_millis(stall_ms)).await;
+            crate::sim::ids::dawdle(Duration::from_millis(stall_ms)).await;
             Err(ApiError::internal(OPENAI))
         }
         Created::Lost => Ok(hang_up(caller.connection.as_ref())),
@@ -77,7 +77,7 @@ async fn answer(caller: &Caller, created: Created) -> Result<HttpResponse, ApiEr
 }
 
 async fn straggle(world: std::sync::Arc<World>, account: String, draft: Draft, after_ms: u64) {
-    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+    crate::sim::ids::dawdle(Duration::from_millis(after_ms)).await;
     if let Err(error) = world.straggle(&account, draft) {
         tracing::warn!(%error, "delayed create was not accepted");
     }
