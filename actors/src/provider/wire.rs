@@ -145,7 +145,7 @@ impl Endpoint {
             }
             _ => false,
         };
-        if !same_host || !uri.path().starts_with('/') {
+        if !same_host || !uri.path().starts_with('/') || uri.path().starts_with("//") {
             return Err(foreign());
         }
         Ok(uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string))

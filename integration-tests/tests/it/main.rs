@@ -14,3 +14,5 @@ mod rows_001;
 mod bad_input;
 mod bad_files;
 mod bad_results;
+mod bad_config;
+mod bad_calls;

@@ -16,18 +16,10 @@ fn killed_in_flight(case: &Case, args: &[&str]) {
     assert!(killed.was_killed(), "{killed:?}");
 }
 
-/// Every file under a folder with its bytes.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.insert(path.clone(), std::fs::read(&path).expect("a file"));
-        }
-    }
-    found
+/// Every file of the case with its bytes.
+fn files(case: &Case) -> BTreeMap<PathBuf, Vec<u8>> {
+    let bytes = |path: PathBuf| (path.clone(), std::fs::read(path).expect("a file"));
+    case.files().into_iter().map(bytes).collect()
 }
 
 fn names(files: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<&Path> {
@@ -49,10 +41,10 @@ fn dry_run(case: &Case, args: &[&str]) {
 fn s001_b4_a_dry_run_writes_nothing_and_sends_nothing() {
     for provider in ["openai", "sim"] {
         let case = case(30);
-        let before = files(case.dir.path());
+        let before = files(&case);
         assert_eq!(names(&before), [case.input()], "there is neither a store nor results nor simulator state");
         dry_run(&case, &["--provider", provider]);
-        assert_eq!(names(&files(case.dir.path())), [case.input()], "{provider}");
+        assert_eq!(names(&files(&case)), [case.input()], "{provider}");
         let ledger = case.account.ledger();
         assert_eq!((ledger.creates, ledger.uploads), (0, 0), "{provider}");
     }
@@ -63,11 +55,11 @@ fn s001_b4_a_dry_run_beside_a_live_job_changes_no_byte_of_its_state() {
     for provider in ["openai", "sim"] {
         let case = case(30);
         killed_in_flight(&case, &["--provider", provider, "--max-batch-requests", "30"]);
-        let before = files(case.dir.path());
+        let before = files(&case);
         let ledger = case.account.ledger();
         for more in [vec![], vec!["--max-usd", "5"], vec!["--source", "daemon"], vec!["--restart"]] {
             dry_run(&case, &[vec!["--provider", provider], more.clone()].concat());
-            let after = files(case.dir.path());
+            let after = files(&case);
             assert_eq!(names(&after), names(&before), "{provider} {more:?}");
             let changed: Vec<_> = after.iter().filter(|(path, bytes)| before[*path] != **bytes).collect();
             assert!(changed.is_empty(), "{provider} {more:?}: {:?}", changed[0].0);

@@ -181,9 +181,11 @@ async fn assert_sqlite(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
 }
 
 async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
-    let connect = connect
-        .application_name("tidegate")
-        .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", "60000")]);
+    let connect = connect.application_name("tidegate").options([
+        ("synchronous_commit", "on"),
+        ("idle_in_transaction_session_timeout", "60000"),
+        ("client_min_messages", "error"),
+    ]);
     // One connection first: its error says why, where a pool only says that time ran out.
     PgConnection::connect_with(&connect).await?.close().await?;
     let pool: Pool<Postgres> = PgPoolOptions::new()

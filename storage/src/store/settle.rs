@@ -242,10 +242,15 @@ impl Store {
         in_tx!(self, |tx| {
             let open: i64 = sqlx::query_scalar(STILL_OPEN).bind(fence.batch.as_str()).fetch_one(&mut *tx).await?;
             expect_one(u64::from(open == 0), "batch", fence.batch.as_str(), "holding open requests")?;
-            let reserved: i64 = sqlx::query_scalar(RESERVED).bind(fence.batch.as_str()).fetch_one(&mut *tx).await?;
+            let reserved: Option<i64> =
+                sqlx::query_scalar(RESERVED).bind(fence.batch.as_str()).fetch_optional(&mut *tx).await?;
             // The batch before its pool, in the order in which a settlement locks them.
             take_step!(tx, fence, step);
-            sqlx::query(RELEASE_RESERVE).bind(fence.batch.as_str()).bind(reserved).execute(&mut *tx).await?;
+            sqlx::query(RELEASE_RESERVE)
+                .bind(fence.batch.as_str())
+                .bind(reserved.unwrap_or(0))
+                .execute(&mut *tx)
+                .await?;
         });
         Ok(())
     }

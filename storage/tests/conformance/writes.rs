@@ -63,6 +63,7 @@ pub const WRITES: &[Write] = &[
     Write::Collected,
     Write::Abandoned(Planned),
     Write::Abandoned(Unknown),
+    Write::Abandoned(Submitted),
 ];
 
 impl Write {
