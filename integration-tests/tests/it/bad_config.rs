@@ -4,8 +4,11 @@ use harness::{Case, Database, Protocol};
 use std::path::PathBuf;
 use std::process::Command;
 
+/// A case whose environment sets nothing that a file is to set.
 fn case() -> Case {
-    Case::new(Database::Sqlite, Protocol::OpenAi, 3)
+    let mut case = Case::new(Database::Sqlite, Protocol::OpenAi, 3);
+    case.env.clear();
+    case
 }
 
 /// A command that reads the configuration before it does anything else.
@@ -160,14 +163,13 @@ fn rows_153_157_and_158_a_bad_variable_is_named() {
         ("TIDEGATE_NODES__LEASE_SECONDS", "0", "nodes.lease_seconds is 0"),
         ("TIDEGATE_NODES__LEASE_SECONDS__X", "1", "invalid type: map"),
         ("TIDEGATE_NODES__LEASE_SECNDS", "1", "did you mean `lease_seconds`?"),
-        ("TIDEGATE_NODES", "1", ""),
         ("TIDEGATE_LOG", "loud", "TIDEGATE_LOG is `loud`; use off, error, warn, info or debug"),
         ("TIDEGATE_LOG_FORMAT", "xml", "TIDEGATE_LOG_FORMAT is `xml`; use text or json"),
         ("TIDEGATE_FAILPOINT", "no.such", "TIDEGATE_FAILPOINT names `no.such`"),
         ("OPENAI_BASE_URL", "not a url", "not a url"),
     ];
     put(&case, "tidegate.toml", "[nodes]\nlease_seconds = 3\n");
-    for (name, value, words) in cases.into_iter().filter(|(_, _, words)| !words.is_empty()) {
+    for (name, value, words) in cases {
         let bad = || {
             let mut command = case.process();
             command.env(name, value);
@@ -207,7 +209,6 @@ fn row_160_a_bad_store_url_is_refused_and_its_password_is_not_repeated() {
     let case = case();
     let secret = "s3cr3t";
     let urls = [
-        "",
         "nonsense",
         "sqlite:",
         "sqlite://",
@@ -219,7 +220,7 @@ fn row_160_a_bad_store_url_is_refused_and_its_password_is_not_repeated() {
         "POSTGRES://me:s3cr3t@host/db",
         "http://me:s3cr3t@host/",
     ];
-    for url in urls.into_iter().filter(|url| !url.is_empty()) {
+    for url in urls {
         let bad = || {
             let mut command = list(&case, &[]);
             command.arg("--store").arg(url);

@@ -84,6 +84,10 @@ const JOB: &str = "-- claim_job
 SELECT env, pool, source, round, scope, ceilings, hold_until, learned_max_requests FROM jobs
 WHERE id = $1 AND epoch = $2 AND state = 'running'";
 
+/// Between two rounds nothing is claimed: a batch belongs to the round that counts it.
+const ROUND_IS_OPEN: &str = "-- round_is_open
+SELECT COUNT(*) FROM job_rounds WHERE job_id = $1 AND round = $2 AND ended_at IS NULL";
+
 const MONEY: &str = "-- claim_money
 SELECT reserved_nanos, spent_nanos FROM pools WHERE name = $1";
 
@@ -132,6 +136,11 @@ impl Store {
             let Some(job) = job else { return Ok(Opened::NotDriven) };
             if job.hold_until > claim.now.millis() {
                 return Ok(Opened::Held { until: Timestamp::from_millis(job.hold_until) });
+            }
+            let open: i64 =
+                sqlx::query_scalar(ROUND_IS_OPEN).bind(claim.job.as_str()).bind(job.round).fetch_one(&mut *tx).await?;
+            if open == 0 {
+                return Ok(Opened::NothingQueued);
             }
             let next: Option<(i64, String)> =
                 sqlx::query_as(NEXT_PACK).bind(&job.pool).bind(job.round).fetch_optional(&mut *tx).await?;

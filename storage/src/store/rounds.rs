@@ -24,8 +24,9 @@ const INSERT_ROUND: &str = "-- insert_round
 INSERT INTO job_rounds (job_id, round, pending_before, started_at)
 SELECT $1, $2, p.queued + p.running, $3 FROM pools p JOIN jobs j ON j.pool = p.name WHERE j.id = $1";
 
-const CHECK_JOB: &str = "-- check_job
-SELECT COUNT(*) FROM jobs WHERE id = $1 AND epoch = $2 AND state = 'running' AND round = $3";
+/// Changes nothing but takes the row's lock, so that no batch is opened while the round is closed.
+const HOLD_ROUND: &str = "-- hold_round
+UPDATE jobs SET round = round WHERE id = $1 AND epoch = $2 AND state = 'running' AND round = $3";
 
 const CLOSE_ROUND: &str = "-- close_round
 UPDATE job_rounds SET ended_at = $3,
@@ -59,13 +60,9 @@ impl Store {
     /// Closes the job's current round with its counts. Closing it again changes nothing.
     pub async fn close_round(&self, job: &JobId, epoch: Epoch, round: i64, now: Timestamp) -> Result<(), StoreError> {
         in_tx!(self, |tx| {
-            let held: i64 = sqlx::query_scalar(CHECK_JOB)
-                .bind(job.as_str())
-                .bind(epoch.number())
-                .bind(round)
-                .fetch_one(&mut *tx)
-                .await?;
-            expect_one(u64::try_from(held).unwrap_or(0), "job", job.as_str(), "in another round")?;
+            let held =
+                sqlx::query(HOLD_ROUND).bind(job.as_str()).bind(epoch.number()).bind(round).execute(&mut *tx).await?;
+            expect_one(held.rows_affected(), "job", job.as_str(), "in another round")?;
             sqlx::query(CLOSE_ROUND).bind(job.as_str()).bind(round).bind(now.millis()).execute(&mut *tx).await?;
         });
         Ok(())
