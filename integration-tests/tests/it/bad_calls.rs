@@ -1,12 +1,13 @@
 //! Bad commands, and bad places to run good ones in (catalogue rows 159, 161–167).
 
+use crate::bad_input::unhurried;
 use harness::case::binary;
 use harness::{Case, Database, Ended, Protocol, Verdict};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 fn case() -> Case {
-    Case::new(Database::Sqlite, Protocol::OpenAi, 3)
+    unhurried(Database::Sqlite, Protocol::OpenAi, 3)
 }
 
 fn with(case: &Case, args: &[&str]) -> Command {
@@ -137,7 +138,7 @@ fn a_ceiling_needs_a_known_price_and_a_bound_for_every_line() {
 #[test]
 fn invariant_21_a_dry_run_writes_and_sends_nothing() {
     for database in [Database::Sqlite, Database::Postgres] {
-        let case = Case::new(database, Protocol::OpenAi, 3);
+        let case = unhurried(database, Protocol::OpenAi, 3);
         let plan = case.run_with(&["--dry-run"]);
         assert_eq!(plan.code, Some(0), "{plan:?}");
         let plan = plan.summary();
@@ -344,7 +345,7 @@ fn results_that_could_not_be_written_are_refused_before_anything_is_bought() {
 #[test]
 fn row_165_64_open_files_are_enough() {
     for (database, protocol) in [(Database::Sqlite, Protocol::Anthropic), (Database::Postgres, Protocol::OpenAi)] {
-        let mut case = Case::new(database, protocol, 30);
+        let mut case = unhurried(database, protocol, 30);
         case.args.extend(["--max-rounds".to_owned(), "9".to_owned()]);
         finishes(&case, case.finish(case.in_shell("ulimit -n 64 && exec \"$@\"", &case.process())));
     }

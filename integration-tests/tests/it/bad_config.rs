@@ -1,14 +1,12 @@
 //! Bad settings: in the configuration file, in the environment, in a store's URL (catalogue rows 153–161, 167).
 
+use crate::bad_input::unhurried;
 use harness::{Case, Database, Protocol};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A case whose environment sets nothing that a file is to set.
 fn case() -> Case {
-    let mut case = Case::new(Database::Sqlite, Protocol::OpenAi, 3);
-    case.env.clear();
-    case
+    unhurried(Database::Sqlite, Protocol::OpenAi, 3)
 }
 
 /// A command that reads the configuration before it does anything else.
@@ -239,7 +237,7 @@ fn row_160_a_bad_store_url_is_refused_and_its_password_is_not_repeated() {
 
 #[test]
 fn row_160_a_percent_encoded_password_works_and_shows_up_nowhere() {
-    let mut case = Case::new(Database::Postgres, Protocol::OpenAi, 3);
+    let mut case = unhurried(Database::Postgres, Protocol::OpenAi, 3);
     let password = "p%40w%3A%2F%25%3Fs3cr3t";
     case.store = case.store.replace("postgres@", &format!("postgres:{password}@"));
     case.env.push(("TIDEGATE_LOG".to_owned(), "debug".to_owned()));

@@ -1,6 +1,6 @@
 //! Files that are no files, or do not stay what they were while they are read.
 
-use crate::bad_input::{finishes, items, lines, put, unharmed};
+use crate::bad_input::{finishes, items, lines, put, unharmed, unhurried};
 use harness::{Case, Database, Ended, Protocol};
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
@@ -13,7 +13,7 @@ const SOMEBODY_WAITS: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AN
 
 #[test]
 fn what_is_no_regular_file_is_refused() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     let path = case.input();
     let name = format!("cannot read {}: ", path.display());
     let refused = |why: &str| case.refuses(|| case.process(), 2, &[&name, why]);
@@ -73,7 +73,7 @@ fn a_file_that_changes_between_the_passes_is_refused_and_nothing_is_sent() {
         ("removed", None, 2, "cannot read"),
     ];
     for (name, content, code, why) in changes {
-        let mut case = Case::new(Database::Postgres, Protocol::OpenAi, 1);
+        let mut case = unhurried(Database::Postgres, Protocol::OpenAi, 1);
         put(&case, text.as_bytes());
         let ended = changed_between_the_passes(&case, || match &content {
             Some(content) => put(&case, content.as_bytes()),
@@ -94,7 +94,7 @@ fn a_file_that_changes_between_the_passes_is_refused_and_nothing_is_sent() {
 fn a_file_that_was_another_one_between_the_passes_is_bought_as_the_other_one() {
     let good = items(5);
     let text = lines(&good).join("\n") + "\n";
-    let case = Case::new(Database::Postgres, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Postgres, Protocol::OpenAi, 1);
     put(&case, text.as_bytes());
     let other = text.replace("question 3", "problem: 3") + &lines(&items(6))[5];
     let ended = changed_between_the_passes(&case, || put(&case, other.as_bytes()));

@@ -8,6 +8,13 @@ use std::io::{Read, Write};
 /// A request by its id and its body.
 pub type Item = (String, String);
 
+/// A case with the lease of real life: nobody is killed here, and a loaded machine may take its time.
+pub fn unhurried(database: Database, protocol: Protocol, lines: usize) -> Case {
+    let mut case = Case::new(database, protocol, lines);
+    case.env.clear();
+    case
+}
+
 pub fn items(count: usize) -> Vec<Item> {
     (0..count).map(|n| (format!("id-{n}"), body(&format!("\"content\":\"question {n}\"")))).collect()
 }
@@ -98,7 +105,7 @@ fn bought(case: &Case) -> Vec<String> {
 }
 
 fn line_ends_and_blank_lines(database: Database) {
-    let case = Case::new(database, Protocol::OpenAi, 1);
+    let case = unhurried(database, Protocol::OpenAi, 1);
     let mut good = items(6);
     good[2].1 = body("\"content\":\"a\u{2028}b\u{2029}c\u{85}d\"");
     let lines = lines(&good);
@@ -130,7 +137,7 @@ fn row_141_line_ends_blank_lines_and_marks_change_no_result_on_postgres() {
 
 #[test]
 fn row_141_a_file_without_a_request_is_refused() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     for content in ["", "\n", "\r\n \r\n", "\u{feff}", "\u{feff}\n\n"] {
         refused(&case, content.as_bytes(), &["holds no request"]);
     }
@@ -139,7 +146,7 @@ fn row_141_a_file_without_a_request_is_refused() {
 
 #[test]
 fn row_142_a_line_over_the_cap_is_refused_by_its_number_in_bounded_memory() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     let good = lines(&items(2));
     let mut file = std::fs::File::create(case.input()).expect("the input file");
     writeln!(file, "{}", good[0]).expect("line 1");
@@ -201,7 +208,7 @@ fn bad_lines() -> Vec<(Vec<u8>, &'static str)> {
 }
 
 fn line_7_of_10(database: Database) {
-    let case = Case::new(database, Protocol::OpenAi, 1);
+    let case = unhurried(database, Protocol::OpenAi, 1);
     for (bad, why) in bad_lines() {
         let ended = refused(&case, &with_line_7(&bad), &[": 1 bad line\nline 7: ", why]);
         assert_eq!(ended.stderr.lines().count(), 2, "{ended:?}");
@@ -225,7 +232,7 @@ fn row_143_line_7_of_10_refuses_all_ten_on_postgres() {
 
 #[test]
 fn row_143_anthropic_lines_have_their_own_rules() {
-    let case = Case::new(Database::Sqlite, Protocol::Anthropic, 1);
+    let case = unhurried(Database::Sqlite, Protocol::Anthropic, 1);
     let with = |rest: &str| format!(r#"{{"custom_id":"b","params":{{"model":"claude-sonnet-4-5"{rest}}}}}"#);
     let good = r#"{"custom_id":"a","params":{"model":"claude-sonnet-4-5","max_tokens":1,"messages":[]}}"#;
     let tokens = "`params.max_tokens` must be a whole number, at least 1";
@@ -245,7 +252,7 @@ fn row_143_anthropic_lines_have_their_own_rules() {
 
 #[test]
 fn row_143_a_hundred_bad_lines_are_shown_and_the_rest_is_counted() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     for (bad, heading, more) in
         [(100, "100 bad lines", None), (101, "101 bad lines", Some(1)), (5_000, "5000 bad lines", Some(4_900))]
     {
@@ -263,7 +270,7 @@ fn row_143_a_hundred_bad_lines_are_shown_and_the_rest_is_counted() {
 
 #[test]
 fn row_144_a_doubled_id_names_both_lines() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     let good = lines(&items(9));
     let again = |written: &str| line(&items(1)[0]).replace("id-0", written).replace("question 0", "another");
     for written in ["id-3", "\\u0069d-3", "id\\u002d3"] {
@@ -278,7 +285,7 @@ fn row_144_a_doubled_id_names_both_lines() {
 
 #[test]
 fn row_145_an_id_that_cannot_be_kept_is_refused() {
-    let case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     let with = |id: &str| line(&items(1)[0]).replace("\"id-0\"", id);
     let (long, wide) = (format!("\"{}\"", "x".repeat(513)), format!("\"{}\"", "é".repeat(257)));
     let cases = [
@@ -297,7 +304,7 @@ fn row_145_an_id_that_cannot_be_kept_is_refused() {
 }
 
 fn odd_ids(database: Database) {
-    let case = Case::new(database, Protocol::OpenAi, 1);
+    let case = unhurried(database, Protocol::OpenAi, 1);
     let ids = ["x".repeat(512), " ".to_owned(), "../../etc/passwd".to_owned(), "a\"b\\c\n\t\u{1}".to_owned()];
     let more =
         ["é\u{301}🦀\u{200b}", "'; DROP TABLE runs; --", "%s%n{}$1", "null", "\u{2028}\u{feff}"].map(str::to_owned);
@@ -318,7 +325,7 @@ fn row_145_odd_ids_come_back_as_they_were_on_postgres() {
 
 #[test]
 fn row_146_more_lines_than_a_batch_takes_are_split() {
-    let mut case = Case::new(Database::Sqlite, Protocol::OpenAi, 1);
+    let mut case = unhurried(Database::Sqlite, Protocol::OpenAi, 1);
     case.args.retain(|word| word != "--max-batch-requests" && word != "1");
     let (many, three) = (items(50_001), items(3));
     put(&case, lines(&many).join("\n").as_bytes());
@@ -332,7 +339,7 @@ fn row_146_more_lines_than_a_batch_takes_are_split() {
 }
 
 fn byte_for_byte(database: Database) {
-    let case = Case::new(database, Protocol::OpenAi, 1);
+    let case = unhurried(database, Protocol::OpenAi, 1);
     let texts = [
         r#""content":"x","a":1e999,"b":-0.0,"c":1E+2"#,
         r#""content":"x","a":123456789012345678901234567890,"b":0.1000000000000000055511151231257827"#,

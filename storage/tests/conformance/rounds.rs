@@ -1,8 +1,8 @@
 //! Rounds: opened in order, closed once, with counts that are computed or absent.
 
-use crate::fixture::{Driven, assert_moved, at};
+use crate::fixture::{Driven, assert_moved, at, up_to};
 use storage::model::{BatchState, Epoch, JobEvent, JobState, RequestState, Source};
-use storage::store::RoundRow;
+use storage::store::{Opened, RoundRow};
 
 on_both! {
     /// Invariant 25.
@@ -56,11 +56,23 @@ on_both! {
         assert_eq!(store.job(&job.id).await.unwrap().unwrap().round, 2);
     }
 
-    async fn closing_a_round_again_changes_nothing(store: Fixture) {
+    async fn nothing_is_claimed_between_two_rounds(store: Fixture) {
         let job = store.driven("letters", 2).await;
         store.close_round(&job.id, job.epoch, 1, at(9)).await.unwrap();
-        // Whatever comes in after the close belongs to no round's counts any more.
+        let before = store.snapshot().await;
+        let (_, opened) = store.ask(&job, up_to(9), at(10)).await.unwrap();
+        assert_eq!(opened, Opened::NothingQueued);
+        before.assert_same(&store.snapshot().await, "a claim between two rounds");
+        store.open_round(&job.id, job.epoch, 2, at(11)).await.unwrap();
+        let (_, opened) = store.ask(&job, up_to(9), at(12)).await.unwrap();
+        assert!(matches!(opened, Opened::Batch { requests: 2, .. }), "{opened:?}");
+    }
+
+    async fn closing_a_round_again_changes_nothing(store: Fixture) {
+        let job = store.driven("letters", 2).await;
         let fence = store.opened(&job, 2).await;
+        store.close_round(&job.id, job.epoch, 1, at(9)).await.unwrap();
+        // Whatever comes in after the close belongs to no round's counts any more.
         store.bring(&fence, BatchState::Ended).await.unwrap();
         store.settle_all(&fence, BatchState::Ended, RequestState::Succeeded).await.unwrap();
         let before = store.snapshot().await;
