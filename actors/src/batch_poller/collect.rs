@@ -2,6 +2,7 @@
 //! doubles and the gaps; what is settled is durable, so a download that is cut off is simply read again.
 
 use super::drive::{CallOrStore, Drive, Step};
+use super::plan;
 use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
 use crate::provider::request::{batch_of_key, model_of_pack, split_custom_id};
 use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
@@ -40,6 +41,12 @@ impl Drive {
         reached(Failpoint::PollAnswered);
         let wait = self.parts.settings.following.poll_every;
         match polled {
+            Polled::Running { .. } if plan::is_overdue(row, store.now()) => {
+                warn!(batch.id = %row.id, provider_batch_id = id, "batch is long past its window; asking to stop it");
+                self.provider.cancel(id).await?;
+                store.cancel_asked(fence, "past its window", store.now()).await?;
+                Ok(Step::Taken)
+            }
             Polled::Running { status } => {
                 store.polled(fence, row.state, &status, store.now() + wait).await?;
                 Ok(Step::Later)

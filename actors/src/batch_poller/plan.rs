@@ -49,6 +49,14 @@ pub fn next(row: &BatchRow, protocol: Protocol, now: Timestamp) -> Next {
     }
 }
 
+/// Both vendors end a batch within a day; one that has not ended well after it never will by itself.
+const LONGEST_LIFE: Duration = Duration::from_secs(26 * 3_600);
+
+/// Whether a submitted batch should be stopped, so that what it holds can be collected and sent again.
+pub fn is_overdue(row: &BatchRow, now: Timestamp) -> bool {
+    row.state == BatchState::Submitted && row.submitted_at.is_some_and(|at| now.since(at) > LONGEST_LIFE)
+}
+
 /// What the provider's listing says about a batch of unknown fate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
@@ -242,6 +250,17 @@ mod tests {
         ] {
             assert_eq!(step(&row(state)), then);
         }
+    }
+
+    #[test]
+    fn a_batch_that_never_ends_is_stopped_once_after_its_window() {
+        let at = |hours: i64| Timestamp::from_millis(hours * 3_600_000);
+        let mut stuck = row(BatchState::Submitted);
+        stuck.submitted_at = Some(at(0));
+        assert!(!is_overdue(&stuck, at(25)));
+        assert!(is_overdue(&stuck, at(27)));
+        stuck.state = BatchState::Cancelling;
+        assert!(!is_overdue(&stuck, at(27)));
     }
 
     #[test]

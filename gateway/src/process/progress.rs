@@ -67,8 +67,9 @@ impl Reporter {
     /// Takes the bars away, so that the summary stands alone.
     pub fn finish(&self) {
         if let Reporter::Bars { items, money, .. } = self {
-            items.finish();
-            money.finish();
+            // Left where they are: a cap that was not used up is not "100 %".
+            items.abandon();
+            money.abandon();
         }
     }
 }

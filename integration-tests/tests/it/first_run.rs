@@ -37,3 +37,13 @@ fn a_file_becomes_results_on_postgres_by_openai() {
 fn a_file_becomes_results_on_postgres_by_anthropic() {
     a_file_becomes_results(Database::Postgres, Protocol::Anthropic);
 }
+
+#[test]
+fn the_newer_dialect_of_anthropic_carries_a_file_as_well() {
+    let mut case = Case::new(Database::Sqlite, Protocol::Anthropic, 9);
+    case.env.push(("TIDEGATE_PROVIDERS__ANTHROPIC__VERSION".to_owned(), "2026-10-21".to_owned()));
+    let ended = case.run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let verdict = Verdict::on(&case);
+    assert!(verdict.is_clean(), "{verdict:?}");
+}
