@@ -42,9 +42,9 @@ impl Chaos {
     /// Ends it, and prints one line per actor on stderr.
     pub async fn report(self, running: &Running) {
         self.task.abort();
-        eprintln!("chaos: {} of {} kills carried out", self.done.load(Ordering::SeqCst), self.planned);
+        say!("chaos: {} of {} kills carried out", self.done.load(Ordering::SeqCst), self.planned);
         for child in running.supervisor.send(Tree).await.unwrap_or_default() {
-            eprintln!("chaos: {}", line(&child));
+            say!("chaos: {}", line(&child));
         }
     }
 }

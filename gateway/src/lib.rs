@@ -1,5 +1,10 @@
 //! How the world talks to Tidegate, and the binary.
 
+/// Words for a person, on stderr. That nobody reads them any more is not an error.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::output::note(format_args!($($words)*)) };
+}
+
 pub mod cli;
 pub mod session;
 pub mod providers;

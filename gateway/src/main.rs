@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("{failure}");
+            gateway::output::note(&failure);
             failure.exit.into()
         }
     }

@@ -43,7 +43,7 @@ impl Ops {
         .bind(listen)
         .map_err(|error| cannot("cannot listen", &error))?;
         for addr in server.addrs() {
-            eprintln!("ops on http://{addr}/metrics");
+            say!("ops on http://{addr}/metrics");
         }
         let server = server.run();
         let stop = server.handle();

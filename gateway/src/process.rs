@@ -58,12 +58,12 @@ async fn process(
     }
     let out = Out::check(&args.out, &args.file)?;
     if let Some(note) = &choice.note {
-        eprintln!("{note}");
+        say!("{note}");
     }
     let store = session::open_store(common, config).await?;
     let chosen = providers::connect(&choice, common, config)?;
     let wish = wish(args, &scanned, &chosen);
-    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, args, common, config);
+    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, args, config);
     let done = work(args, &scanned, &wish, &mut engine, &out, common).await;
     engine.close().await;
     done
@@ -98,7 +98,9 @@ async fn work(
         }
     };
     if job.state == JobState::Created {
-        engine.import(&args.file, &job).await?;
+        if let Err(failure) = engine.import(&args.file, &job).await {
+            return Err(give_up_import(&store, &job, failure).await);
+        }
         let start = JobMove { from: JobState::Created, event: JobEvent::Started, reason: None, detail: None };
         store.move_job(&job.id, job.epoch, start, store.now()).await?;
     }
@@ -108,7 +110,7 @@ async fn work(
         Ended::JobIsOver => {}
         Ended::Suspended => return Err(suspended(&job)),
         Ended::Signalled(exit) => {
-            eprintln!("stopped; run the same command again to continue");
+            say!("stopped; run the same command again to continue");
             return Ok(exit);
         }
     }
@@ -123,6 +125,18 @@ async fn work(
     };
     summary.print(common.output, lines)?;
     Ok(summary.exit())
+}
+
+/// A job whose file is not what it was holds lines of two files: nothing of it was sent, and it is never
+/// continued. One that the store failed goes on at the next run.
+async fn give_up_import(store: &Store, job: &JobRow, failure: Failure) -> Failure {
+    if matches!(failure.exit, Exit::Conflict | Exit::Usage) {
+        let detail = Some("its file changed during the import");
+        let cancel = JobMove { from: JobState::Created, event: JobEvent::Cancelled, reason: None, detail };
+        // Held by somebody else by now: then it is theirs to decide.
+        let _ = store.move_job(&job.id, job.epoch, cancel, store.now()).await;
+    }
+    failure
 }
 
 fn wish(args: &ProcessArgs, scanned: &Scan, chosen: &providers::Chosen) -> Wish {
@@ -157,7 +171,7 @@ async fn resume(store: &Store, engine: &Engine, job: JobRow, wish: &Wish) -> Res
         let on = JobMove { from: JobState::Suspended, event: JobEvent::Resumed, reason: None, detail: None };
         store.move_job(&job.id, epoch, on, store.now()).await?;
     }
-    eprintln!("continuing {} (round {})", job.id, (job.round - job.first_round + 1).max(0));
+    say!("continuing {} (round {})", job.id, (job.round - job.first_round + 1).max(0));
     job_row(store, &job.id).await
 }
 
@@ -170,7 +184,7 @@ async fn supersede(store: &Store, engine: &Engine, old: &JobRow) -> Result<(), F
     let cancel = JobMove { from: old.state, event: JobEvent::Cancelled, reason: None, detail: Some("restarted") };
     store.move_job(&old.id, epoch, cancel, store.now()).await?;
     let tally = store.tally(&old.pool).await?;
-    eprintln!("cancelled {}; {} of its batches are in flight and already paid for", old.id, tally.in_flight);
+    say!("cancelled {}; {} of its batches are in flight and already paid for", old.id, tally.in_flight);
     Ok(())
 }
 

@@ -51,7 +51,7 @@ pub fn choose(named: Option<&str>, form: Form, config: &Config) -> Result<Choice
     };
     let Some(name) = named else {
         let own = config.providers.get(vendor).cloned().unwrap_or_default();
-        let key_is_set = own.api_key_file.is_some() || variable(key_variable(wanted)).is_some();
+        let key_is_set = own.api_key_file.is_some() || is_set(key_variable(wanted));
         let (name, note) = if key_is_set {
             (vendor, format!("provider {vendor}, by the file's form and {}", key_variable(wanted)))
         } else {
@@ -161,6 +161,11 @@ fn key_variable(protocol: Protocol) -> &'static str {
 /// An environment variable that is set to something; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Whether a variable holds anything at all, also what no key can be: whoever has set one means to buy.
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
 }
 
 fn is_vendor(choice: &Choice) -> bool {

@@ -80,7 +80,7 @@ static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 fn armed() -> Option<&'static Armed> {
     ARMED
         .get_or_init(|| {
-            let setting = std::env::var("TIDEGATE_FAILPOINT").ok()?;
+            let setting = std::env::var("TIDEGATE_FAILPOINT").ok().filter(|setting| !setting.is_empty())?;
             let (name, nth) = setting.split_once(':').unwrap_or((&setting, "1"));
             Some(Armed { name: name.to_owned(), nth: nth.parse().unwrap_or(1), seen: AtomicU32::new(0) })
         })

@@ -3,7 +3,7 @@
 use super::import;
 use super::progress::Reporter;
 use crate::chaos::Chaos;
-use crate::cli::{Common, ProcessArgs, Progress};
+use crate::cli::{ProcessArgs, Progress};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::ops::Ops;
@@ -53,7 +53,6 @@ impl Engine {
         prices: Arc<PriceTable>,
         mut chosen: Chosen,
         args: &ProcessArgs,
-        _common: &Common,
         config: &Config,
     ) -> Engine {
         chosen.following.poll_every = args.poll.unwrap_or(chosen.following.poll_every);
@@ -112,10 +111,7 @@ impl Engine {
                 return Err(Failure::new(Exit::Conflict, what).hint("wait for it to end, or stop it first"));
             }
             if seen.is_none() {
-                eprintln!(
-                    "{} was driven by process {} on {}; waiting for its lease to end",
-                    job.id, node.pid, node.host
-                );
+                say!("{} was driven by process {} on {}; waiting for its lease to end", job.id, node.pid, node.host);
             }
             seen = Some(node.lease_until);
         }
@@ -181,7 +177,7 @@ impl Engine {
         lease.abort();
         reporter.finish();
         if matches!(ended, Ended::Signalled(_)) {
-            eprintln!("stopping; once more to stop at once");
+            say!("stopping; once more to stop at once");
             second_signal_ends_at_once(interrupt, terminate);
         }
         Ok(ended)

@@ -58,7 +58,7 @@ impl Reporter {
                 });
                 if worth_a_line {
                     *shown = Some((now, *counts, job.round));
-                    eprintln!("{}", line(*json, job, counts, in_flight));
+                    say!("{}", line(*json, job, counts, in_flight));
                 }
             }
         }

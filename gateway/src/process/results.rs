@@ -24,6 +24,9 @@ impl Out {
         if path.is_dir() {
             return Err(refuse("it is a directory"));
         }
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(refuse("it is a device or a pipe, and the results take their name when they are whole"));
+        }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.is_dir() {
             return Err(refuse("its directory does not exist"));

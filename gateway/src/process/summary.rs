@@ -64,17 +64,17 @@ impl Summary {
         let spent = self.spent().map_or("an amount that is not known".to_owned(), |spent| format!("${spent}"));
         let reason = self.job.reason.map_or("?", StopReason::word);
         let PoolCounts { total, succeeded, failed, .. } = self.counts;
-        eprintln!(
+        say!(
             "{reason}: {succeeded} of {total} succeeded, {failed} failed, {} pending; spent {spent}",
             self.counts.pending()
         );
         if self.batches.unknown > 0 {
             let unknown = self.batches.unknown;
-            eprintln!("{unknown} batches are of unknown fate; see `tidegate batches list --state unknown`");
+            say!("{unknown} batches are of unknown fate; see `tidegate batches list --state unknown`");
         }
-        eprintln!("{lines} result lines in {}", self.out);
+        say!("{lines} result lines in {}", self.out);
         if let Some(advice) = self.advice() {
-            eprintln!("{advice}");
+            say!("{advice}");
         }
         match output {
             Output::Json | Output::Jsonl => print(&format!("{}\n", self.json())),
