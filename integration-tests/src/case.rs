@@ -90,7 +90,9 @@ impl Case {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let mut args = words("--poll 40ms --settle 300ms --max-attempts 12 -o json --progress plain");
         args.extend(["--max-batch-requests".to_owned(), batch]);
-        let lease = ("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), "0.6".to_owned());
+        // On SQLite the file's lock proves that the one before is dead; elsewhere its lease has to run out.
+        let seconds = if database == Database::Postgres { "1.2" } else { "15" };
+        let lease = ("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), seconds.to_owned());
         let sweep = ("TIDEGATE_SUPERVISOR__SWEEP_SECONDS".to_owned(), "0.3".to_owned());
         let case = Case { dir, store, account, protocol, lines, bodies, args, env: vec![lease, sweep] };
         case.write_input();
