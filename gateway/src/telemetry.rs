@@ -20,7 +20,11 @@ pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
         Some(other) => return Err(Failure::usage(format!("TIDEGATE_LOG_FORMAT is `{other}`; use text or json"))),
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colour);
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .with_ansi(colour);
     // A second one, as in tests, changes nothing.
     let _ = if json { log.json().try_init().is_ok() } else { log.try_init().is_ok() };
     Ok(())
