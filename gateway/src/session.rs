@@ -7,9 +7,12 @@ use rand::SeedableRng;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::model::{Clock, IdMint, NodeId, SystemClock};
+use storage::model::{Clock, IdMint, NodeId, SystemClock, Timestamp};
 use storage::store::{OpenOptions, Store};
 use tokio::runtime::Runtime;
+
+/// A clock before this is wrong for certain.
+const YEAR_2020: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
 /// The shared multi-thread runtime: database connections and provider calls live on it.
 pub fn runtime() -> Result<Arc<Runtime>, Failure> {
@@ -35,6 +38,10 @@ pub fn store_url(common: &Common) -> Result<String, Failure> {
 
 /// Opens the store as a fresh node; the schema is created and migrated.
 pub async fn open_store(common: &Common, config: &Config) -> Result<Store, Failure> {
+    let now = SystemClock.now();
+    if now < YEAR_2020 {
+        say!("warning: this machine's clock says {now}; listings are searched by time, so set it right");
+    }
     let mut ids = IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()));
     let node = NodeId::mint(&mut ids, SystemClock.now());
     let options = OpenOptions { url: store_url(common)?, node, lease: lease(config) };
