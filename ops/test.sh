@@ -69,6 +69,7 @@ install_missing() {
     local missing=()
     have_postgres || missing+=(postgresql)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
     [ ! -x integration-tests/sdk/run.sh ] || python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     if [ ${#missing[@]} -eq 0 ]; then
         echo "nothing is missing"

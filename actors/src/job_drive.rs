@@ -120,6 +120,7 @@ async fn snapshot(parts: &Parts, job: &JobRow, needs: Option<Money>) -> Result<S
         ceilings: job.ceilings,
         round: job.round,
         first_round: job.first_round,
+        total: counts.total,
         queued: counts.queued,
         running: counts.running,
         claimable: store.next_pack(&job.pool, job.round).await?.is_some(),

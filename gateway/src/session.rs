@@ -2,10 +2,10 @@
 
 use crate::cli::Common;
 use crate::config::Config;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use rand::SeedableRng;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::model::{Clock, IdMint, NodeId, SystemClock, Timestamp};
 use storage::store::{OpenOptions, Store};
@@ -14,10 +14,32 @@ use tokio::runtime::Runtime;
 /// A clock before this is wrong for certain.
 const YEAR_2020: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
+/// Threads that every command comes to need: the runtime's, the store's connections', the actors'.
+const THREADS: usize = 16;
+
+/// Asks for as many threads as will be needed, and lets them go again: the runtime would panic where the
+/// system grants no more, far from where that can be explained.
+fn assert_threads() -> Result<(), Failure> {
+    let gate = Mutex::new(());
+    let held = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let wait = || drop(gate.lock());
+    std::thread::scope(|scope| {
+        let started: Result<Vec<_>, _> =
+            (0..THREADS).map(|_| std::thread::Builder::new().stack_size(64 * 1024).spawn_scoped(scope, wait)).collect();
+        drop(held);
+        started.map(|_| ())
+    })
+    .map_err(|error| {
+        let what = format!("cannot start {THREADS} threads: {error}");
+        Failure::new(Exit::Unexpected, what).hint("raise the limit of processes (ulimit -u, or the service's TasksMax)")
+    })
+}
+
 /// The shared multi-thread runtime: database connections and provider calls live on it.
 pub fn runtime() -> Result<Arc<Runtime>, Failure> {
+    assert_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build();
-    let cannot = |error| Failure::new(crate::exit::Exit::Unexpected, format!("cannot start the runtime: {error}"));
+    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start the runtime: {error}"));
     runtime.map(Arc::new).map_err(cannot)
 }
 

@@ -7,6 +7,10 @@ use storage::store::RoundRow;
 /// Error share from which a round counts as bad, in percent.
 const BAD_PERCENT: i64 = 80;
 
+/// A rate over fewer requests than this is chance, unless they are at least half of the pool: the last two
+/// lines of a file failing twice say nothing about the provider.
+const TELLING_REQUESTS: i64 = 20;
+
 /// What is known about a job at one instant.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -15,6 +19,8 @@ pub struct Snapshot {
     pub ceilings: Ceilings,
     pub round: i64,
     pub first_round: i64,
+    /// Runs of the pool, in whatever state.
+    pub total: i64,
     pub queued: i64,
     pub running: i64,
     /// Whether a queued run may be claimed in the current round.
@@ -57,7 +63,7 @@ fn between_rounds(job: &Snapshot) -> Decision {
     if wallclock_is_up(job) {
         return Decision::Finish(StopReason::Wallclock);
     }
-    if is_degraded(&job.rounds) {
+    if is_degraded(&job.rounds, job.total) {
         return Decision::Finish(StopReason::Degraded);
     }
     if let Some(last) = job.rounds.first()
@@ -79,11 +85,12 @@ fn wallclock_is_up(job: &Snapshot) -> bool {
     job.now.since(job.started_at) >= limit
 }
 
-/// Two rounds in a row with at least 80 % errors. A round that carried nothing out neither counts nor
-/// breaks the row.
-fn is_degraded(rounds: &[RoundRow]) -> bool {
+/// Two rounds in a row with at least 80 % errors. A round that carried nothing out, or too little to have a
+/// rate, neither counts nor breaks the row.
+fn is_degraded(rounds: &[RoundRow], total: i64) -> bool {
+    let tells = |carried: i64| carried >= TELLING_REQUESTS || (carried > 0 && carried * 2 >= total);
     let rates = rounds.iter().filter_map(|round| match (round.carried, round.errored) {
-        (Some(carried), Some(errored)) if carried > 0 => Some(errored * 100 >= carried * BAD_PERCENT),
+        (Some(carried), Some(errored)) if tells(carried) => Some(errored * 100 >= carried * BAD_PERCENT),
         _ => None,
     });
     let latest: Vec<bool> = rates.take(2).collect();
@@ -121,6 +128,7 @@ mod tests {
             },
             round,
             first_round: 1,
+            total: 10,
             queued,
             running: 0,
             claimable: false,
@@ -196,8 +204,17 @@ mod tests {
     #[test]
     fn s000_d8_a_round_without_a_rate_neither_counts_nor_breaks_the_row() {
         let rounds = [closed(3, 10, 9), closed(2, 0, 0), closed(1, 10, 9)];
-        assert!(is_degraded(&rounds));
-        assert!(!is_degraded(&rounds[..2]));
+        assert!(is_degraded(&rounds, 10));
+        assert!(!is_degraded(&rounds[..2], 10));
+    }
+
+    #[test]
+    fn a_tail_that_fails_by_chance_is_not_degraded_and_an_outage_of_the_tail_is() {
+        let tail = [closed(3, 2, 2), closed(2, 4, 4), closed(1, 100, 4)];
+        assert!(!is_degraded(&tail, 100));
+        let outage = [closed(3, 40, 40), closed(2, 40, 36), closed(1, 100, 40)];
+        assert!(is_degraded(&outage, 100));
+        assert!(is_degraded(&[closed(2, 1, 1), closed(1, 1, 1)], 1));
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn number(ended: &Ended, actor: &str, key: &str) -> u64 {
 fn actors_killed_during_a_job(protocol: Protocol) {
     let mut case = Case::new(Database::Sqlite, protocol, 600);
     // The first batches outlast all kills; the others flow through every step while actors die.
-    case.account.faults(&json!({"latency_ms": 75_000, "lose_answers": 1, "item_error_rate": 0.02}));
+    case.account.faults(&json!({"latency_ms": 75_000, "lose_answers": 1, "item_error_rate": 0.1}));
     let settings = [
         ("TIDEGATE_SUPERVISOR__HANG_SECONDS", "0.2"),
         ("TIDEGATE_SUPERVISOR__MAX_RESTARTS", "100000"),

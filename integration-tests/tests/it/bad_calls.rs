@@ -3,8 +3,12 @@
 use crate::bad_input::unhurried;
 use harness::case::binary;
 use harness::{Case, Database, Ended, Protocol, Verdict};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+/// The user that owns nothing.
+const NOBODY: u32 = 65_534;
 
 fn case() -> Case {
     unhurried(Database::Sqlite, Protocol::OpenAi, 3)
@@ -344,6 +348,55 @@ fn row_165_64_open_files_are_enough() {
         case.args.extend(["--max-rounds".to_owned(), "9".to_owned()]);
         finishes(&case, case.finish(case.in_shell("ulimit -n 64 && exec \"$@\"", &case.process())));
     }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// The case's job under a limit of processes. It binds nobody who is root, and counts all that its user has.
+fn limited(case: &Case, processes: u32) -> Command {
+    let limit = format!("prlimit --nproc={processes} --");
+    if !is_root() {
+        return case.in_shell(&format!("exec {limit} \"$@\""), &case.process());
+    }
+    let own = case.dir.path().join("tidegate");
+    std::fs::copy(binary(), &own).expect("the binary can be copied");
+    let job = case.process();
+    let mut inner = Command::new(own);
+    inner.args(job.get_args()).envs(job.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    for path in case.files().iter().map(PathBuf::as_path).chain([case.dir.path()]) {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may give files away");
+    }
+    let become_nobody = format!("exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --");
+    case.in_shell(&format!("{become_nobody} {limit} \"$@\""), &inner)
+}
+
+#[test]
+fn row_165_without_threads_it_says_so_and_with_a_few_it_works() {
+    let case = case();
+    let ended = case.finish(limited(&case, 4));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("cannot start 16 threads") && ended.stderr.contains("ulimit -u"), "{ended:?}");
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    assert!(!case.dir.path().join("state.sqlite").exists(), "something was stored");
+    finishes(&case, case.finish(limited(&case, if is_root() { 32 } else { 4_096 })));
+}
+
+#[test]
+fn row_166_a_clock_before_2020_is_warned_of_and_the_job_is_still_right() {
+    let case = case();
+    let mut command = case.process();
+    command.env("LD_PRELOAD", libfaketime()).env("FAKETIME", "@2019-06-01 12:00:00").env("DONT_FAKE_MONOTONIC", "1");
+    let ended = case.finish(command);
+    assert!(ended.stderr.contains("this machine's clock says 2019-06-01"), "{ended:?}");
+    finishes(&case, ended);
+}
+
+fn libfaketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
+    let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).filter(|path| path.is_file());
+    found.next().expect("these tests need the Debian package `libfaketime`")
 }
 
 #[test]

@@ -11,20 +11,22 @@ use storage::failpoint::Failpoint;
 const LINES: usize = 24;
 const AT_ONCE: usize = 4;
 
-/// What has to be wrong with the provider for a place to be reached at all. One batch always ends half done,
-/// so that there is a second results file and a second round.
+/// What has to be wrong with the provider for a place to be reached at all. One batch ends half done and some
+/// items fail, so that there are a second results file and more rounds.
 fn faults(point: Failpoint) -> serde_json::Value {
     match point {
         // The answer is lost, the batch is there.
         Failpoint::ReconcileUnknown | Failpoint::ReconcileListed | Failpoint::ReconcileAdopted => {
-            json!({"lose_answers": 1, "expire_batches": 1})
+            json!({"lose_answers": 1, "expire_batches": 1, "item_error_rate": 0.1})
         }
         // No answer, and the batch is not there, nor will it be.
         Failpoint::ReconcileFirstAbsence
         | Failpoint::ReconcileBeforeDelete
         | Failpoint::ReconcileDeleted
-        | Failpoint::ReconcileCleared => json!({"delayed_accepts": 1, "accept_delay_ms": 3_600_000}),
-        _ => json!({"expire_batches": 1}),
+        | Failpoint::ReconcileCleared => {
+            json!({"delayed_accepts": 1, "accept_delay_ms": 3_600_000, "item_error_rate": 0.1})
+        }
+        _ => json!({"expire_batches": 1, "item_error_rate": 0.1}),
     }
 }
 

@@ -28,7 +28,7 @@ fn trouble(rng: &mut rand::rngs::StdRng) -> serde_json::Value {
         "error_after_accept": rng.random_range(0..2),
         "hide_from_list_ms": rng.random_range(0..150),
         "cut_downloads": rng.random_range(0..3),
-        "item_error_rate": 0.02,
+        "item_error_rate": 0.1,
         "double_rate": 0.05,
         "reorder": rng.random_bool(0.5),
         "unavailable_rate": 0.02,
