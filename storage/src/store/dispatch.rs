@@ -167,7 +167,7 @@ impl Capped {
     }
 
     /// Whether runs of this share count against it.
-    fn covers(&self, share: &Share) -> bool {
+    pub fn covers(&self, share: &Share) -> bool {
         match self {
             Capped::All => true,
             Capped::Env(env) => share.basin.env() == env,

@@ -4,7 +4,7 @@
 use super::{CHUNK, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{AttemptState, Epoch, RunEvent, RunId, RunState, Timestamp};
+use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
 use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 
@@ -42,9 +42,11 @@ pub struct RunVerdict {
 pub struct Finished {
     pub run: RunId,
     pub env: String,
-    pub queue: String,
     /// `None` when the attempt was not this carrier's any more: nothing was changed.
     pub state: Option<RunState>,
+    /// Where it waited, and waits again if it is to be tried again.
+    pub basin: Basin,
+    pub lane: Lane,
 }
 
 /// A lease as it is ended.
@@ -125,11 +127,11 @@ const SUCCEED_POSTGRES: &str = "-- succeed
 WITH v AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[])
     AS t(run_id, epoch, output, started_at)),
 ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
-    RETURNING leases.run_id, leases.epoch, attempts, env, lane, output, started_at)
+    RETURNING leases.run_id, leases.epoch, attempts, env, basin, lane, output, started_at)
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
     started_at = e.started_at, finished_at = $5
 FROM ended e WHERE id = e.run_id AND state = 'open'
-RETURNING id, e.env, e.lane";
+RETURNING id, e.env, e.basin, e.lane";
 
 const RECORDS_POSTGRES: &str = "-- end_records
 UPDATE run_records SET state = v.state, code = v.code, reason = v.reason, output = v.output, epoch = v.epoch,
@@ -177,7 +179,7 @@ async fn succeed_postgres(
     verdicts: &[RunVerdict],
     now: Timestamp,
 ) -> Result<Vec<Finished>, StoreError> {
-    let done: Vec<(String, String, String)> = sqlx::query_as(SUCCEED_POSTGRES)
+    let done: Vec<(String, String, String, String)> = sqlx::query_as(SUCCEED_POSTGRES)
         .bind(verdicts.iter().map(|verdict| verdict.run.as_str()).collect::<Vec<_>>())
         .bind(verdicts.iter().map(|verdict| verdict.epoch.number()).collect::<Vec<_>>())
         .bind(verdicts.iter().map(|verdict| verdict.output.as_deref()).collect::<Vec<_>>())
@@ -185,14 +187,15 @@ async fn succeed_postgres(
         .bind(now.millis())
         .fetch_all(connection)
         .await?;
-    let mut by_run: HashMap<String, (String, String)> =
-        done.into_iter().map(|(run, env, lane)| (run, (env, lane))).collect();
+    let mut by_run: HashMap<String, (String, String, String)> =
+        done.into_iter().map(|(run, env, basin, lane)| (run, (env, basin, lane))).collect();
     let finished = verdicts.iter().map(|verdict| match by_run.remove(verdict.run.as_str()) {
-        Some((env, lane)) => Finished {
+        Some((env, basin, lane)) => Finished {
             run: verdict.run.clone(),
             env,
-            queue: crate::model::Lane::from_text(lane).queue().to_owned(),
             state: Some(RunState::Succeeded),
+            basin: Basin::from_text(basin),
+            lane: Lane::from_text(lane),
         },
         None => moved_on(verdict),
     });
@@ -200,7 +203,8 @@ async fn succeed_postgres(
 }
 
 fn moved_on(verdict: &RunVerdict) -> Finished {
-    Finished { run: verdict.run.clone(), env: String::new(), queue: String::new(), state: None }
+    let (basin, lane) = (Basin::from_text(""), Lane::from_text(""));
+    Finished { run: verdict.run.clone(), env: String::new(), state: None, basin, lane }
 }
 
 /// Everything that follows from the leases that were ours, on one database.
@@ -225,8 +229,9 @@ macro_rules! apply {
             finished.push(Finished {
                 run: verdict.run.clone(),
                 env: lease.env.clone(),
-                queue: crate::model::Lane::from_text(&lease.lane).queue().to_owned(),
                 state: Some(state),
+                basin: Basin::from_text(&lease.basin),
+                lane: Lane::from_text(&lease.lane),
             });
         }
         if !ends.is_empty() {

@@ -41,6 +41,9 @@ const WAITING: &str = "-- waiting_of_env
 SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q)
     + (SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 LIMIT $2) AS b)";
 
+const READY_OF_ENV: &str = "-- ready_of_env
+SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q";
+
 type Depth = (String, i64, i64, Option<i64>);
 
 impl Store {
@@ -85,6 +88,11 @@ impl Store {
     /// The `(env, queue)` pairs that are paused.
     pub async fn paused_queues(&self) -> Result<Vec<(String, String)>, StoreError> {
         Ok(on_pool!(self, |pool| sqlx::query_as(PAUSED).fetch_all(pool).await?))
+    }
+
+    /// How many runs of an env are past the buffer and wait, counted up to `bound`.
+    pub async fn ready_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(READY_OF_ENV).bind(env).bind(bound).fetch_one(pool).await?))
     }
 
     /// How many runs of an env wait, counted up to about `bound`.
