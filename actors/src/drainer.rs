@@ -6,7 +6,7 @@
 pub mod plan;
 
 use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT};
-use crate::runs::{Breaker, Held, RunParts, TaskKind};
+use crate::runs::{Breaker, Held, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
@@ -224,7 +224,7 @@ async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
         .iter()
         .map(|turn| Share { basin: turn.basin.clone(), lane: turn.lane.clone(), runs: turn.runs as i64 })
         .collect();
-    let caps = caps(parts, &shares);
+    let caps = caps(&parts.settings, &shares);
     let leased = store.claim_ready(&shares, &caps, Taker::Node, store.now()).await?;
     for share in &shares {
         let got = leased.iter().filter(|run| run.basin == share.basin && run.lane == share.lane).count() as i64;
@@ -240,8 +240,7 @@ async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
 }
 
 /// The caps over some shares.
-fn caps(parts: &RunParts, shares: &[Share]) -> Vec<Cap> {
-    let settings = &parts.settings;
+pub fn caps(settings: &RunSettings, shares: &[Share]) -> Vec<Cap> {
     let mut caps = Vec::new();
     let mut add = |of: Capped, max: Option<i64>| {
         if let Some(max) = max.filter(|_| !caps.iter().any(|cap: &Cap| cap.of == of)) {

@@ -20,5 +20,6 @@ pub mod doctor;
 pub mod sim_command;
 pub mod exit;
 pub mod config;
+pub mod tasks;
 pub mod telemetry;
 pub mod stdout;

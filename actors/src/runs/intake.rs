@@ -71,6 +71,7 @@ struct Wish {
 pub struct Intake {
     wishes: mpsc::Sender<Wish>,
     health: Arc<StoreHealth>,
+    arrivals: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Wish {
@@ -89,8 +90,15 @@ impl Intake {
     ) -> Intake {
         let (wishes, queue) = mpsc::channel(waiting);
         let health = Arc::new(StoreHealth::default());
-        runtime.spawn(Counter { store, lanes, doorbell, health: health.clone() }.work(queue));
-        Intake { wishes, health }
+        let arrivals = Arc::new(Notify::new());
+        let counter = Counter { store, lanes, doorbell, health: health.clone(), arrivals: arrivals.clone() };
+        runtime.spawn(counter.work(queue));
+        Intake { wishes, health, arrivals }
+    }
+
+    /// Resolves at the next commit of runs.
+    pub async fn arrived(&self) {
+        self.arrivals.notified().await;
     }
 
     pub fn health(&self) -> &StoreHealth {
@@ -114,6 +122,7 @@ struct Counter {
     lanes: Arc<LaneIndex>,
     doorbell: Arc<Notify>,
     health: Arc<StoreHealth>,
+    arrivals: Arc<Notify>,
 }
 
 impl Counter {
@@ -204,6 +213,7 @@ impl Counter {
             }
         }
         self.doorbell.notify_one();
+        self.arrivals.notify_waiters();
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);
         let mut accepted = accepted.into_iter();

@@ -41,6 +41,9 @@ UPDATE nodes SET state = 'gone' WHERE id = $1 AND state <> 'gone'";
 const NODE: &str = "-- node
 SELECT id, host, pid, state, lease_until FROM nodes WHERE id = $1";
 
+const NODES_ALIVE: &str = "-- nodes_alive
+SELECT id, host, pid, state, lease_until FROM nodes WHERE state <> 'gone' ORDER BY started_at, id LIMIT 1000";
+
 const DATABASE_NOW: &str = "-- database_now
 SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 
@@ -98,6 +101,11 @@ impl Store {
 
     pub async fn node_row(&self, id: &NodeId) -> Result<Option<NodeRow>, StoreError> {
         Ok(on_pool!(self, |pool| sqlx::query_as(NODE).bind(id.as_str()).fetch_optional(pool).await?))
+    }
+
+    /// Nodes that were not declared gone, oldest first.
+    pub async fn nodes_alive(&self) -> Result<Vec<NodeRow>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(NODES_ALIVE).fetch_all(pool).await?))
     }
 
     async fn follow_database_time(&self) -> Result<(), StoreError> {

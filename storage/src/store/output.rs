@@ -49,6 +49,9 @@ SELECT MIN(seq) FROM output_chunks WHERE run_id = $1 AND epoch = $2 AND stream =
 const LENGTH: &str = "-- output_length
 SELECT MAX(bytes) FROM output_chunks WHERE run_id = $1 AND epoch = $2 AND stream = $3";
 
+const NEXT_SEQ: &str = "-- output_next
+SELECT COALESCE(MAX(seq) + 1, 0) FROM output_chunks WHERE run_id = $1 AND epoch = $2 AND stream = $3";
+
 const ENDS: &str = "-- output_ends
 SELECT stream, bytes, dropped FROM output_ends WHERE run_id = $1 AND epoch = $2";
 
@@ -140,6 +143,13 @@ impl Store {
                 .await?
         });
         Ok((length, from.unwrap_or(0)))
+    }
+
+    /// The number of a stream's next piece.
+    pub async fn output_next(&self, run: &RunId, epoch: Epoch, stream: &str) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| {
+            sqlx::query_scalar(NEXT_SEQ).bind(run.as_str()).bind(epoch.number()).bind(stream).fetch_one(pool).await?
+        }))
     }
 
     /// The streams of an attempt that have ended.
