@@ -4,3 +4,5 @@
 //! with it, or decides from values that it is handed; routes put them together.
 
 pub mod problem;
+pub mod fields;
+pub mod query;
