@@ -6,3 +6,4 @@
 pub mod problem;
 pub mod fields;
 pub mod query;
+pub mod body;
