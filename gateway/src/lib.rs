@@ -12,6 +12,7 @@ pub mod process;
 pub mod input;
 pub mod sim;
 pub mod ops;
+pub mod http;
 pub mod chaos;
 pub mod output;
 pub mod batches;
