@@ -7,6 +7,7 @@ pub mod new_run;
 pub mod view;
 mod caller;
 mod create;
+mod cursors;
 mod gate;
 mod quota;
 mod read;
@@ -26,9 +27,9 @@ use crate::http::problem::Problem;
 use actix_web::web;
 use actors::runs::RunParts;
 use actors::supervisor::Supervisor;
-use storage::StoreError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use storage::StoreError;
 use storage::model::{IdMint, RunId, Timestamp};
 
 /// What handlers share.
@@ -37,6 +38,7 @@ pub struct Api {
     pub supervisor: actix::Addr<Supervisor>,
     pub gate: Gate,
     quotas: quota::Quotas,
+    cursors: cursors::Cursors,
     /// Whether callers prove who they are.
     pub keys: bool,
     pub chaos: bool,
@@ -58,6 +60,7 @@ impl Api {
         Api {
             gate: Gate::new(config, runs.settings.clone()),
             quotas: quota::Quotas::default(),
+            cursors: cursors::Cursors,
             runs,
             supervisor,
             keys,

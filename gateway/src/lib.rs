@@ -9,6 +9,8 @@ pub mod cli;
 pub mod session;
 pub mod providers;
 pub mod process;
+pub mod serve;
+pub mod api;
 pub mod input;
 pub mod sim;
 pub mod ops;

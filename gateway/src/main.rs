@@ -32,6 +32,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     let config = Config::load(cli.common.config.as_deref())?;
     match &cli.command {
         Command::Process(args) => gateway::process::run(args, &cli.common, &config),
+        Command::Serve(args) => gateway::serve::run(args, &cli.common, &config),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
         Command::Jobs(command) => gateway::jobs::run(command, &cli.common, &config),

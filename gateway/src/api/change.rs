@@ -102,9 +102,10 @@ pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
 
 /// The run to make; its task must still be there.
 fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem> {
-    let task = api.runs.tasks.get(&old.task).ok_or_else(|| {
-        Problem::new(Code::Conflict, format!("the task `{}` is not configured any more", old.task))
-    })?;
+    let task =
+        api.runs.tasks.get(&old.task).ok_or_else(|| {
+            Problem::new(Code::Conflict, format!("the task `{}` is not configured any more", old.task))
+        })?;
     let basin = match task.kind {
         actors::runs::TaskKind::Own(_) => storage::model::Basin::own(&old.env),
         _ => storage::model::Basin::pull(&old.task, &old.env),

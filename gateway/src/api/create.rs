@@ -143,7 +143,10 @@ pub async fn batch(
     body: web::Bytes,
 ) -> Result<HttpResponse, Problem> {
     let now = api.now();
-    let lines = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/x-ndjson"));
+    let lines = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/x-ndjson"));
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut wishes: Vec<(usize, Wish)> = Vec::new();
     if lines {
@@ -177,7 +180,8 @@ pub async fn batch(
         let mut records = Vec::with_capacity(wishes.len());
         for (index, wish) in wishes {
             let record = record_of(&api, &caller.env, wish, buffered, now)?;
-            verdicts[index] = Verdict::Taken { body: RunView::of_new(&record).without_payload().json(), status: status_of(buffered) };
+            verdicts[index] =
+                Verdict::Taken { body: RunView::of_new(&record).without_payload().json(), status: status_of(buffered) };
             records.push((index, record));
         }
         let (indices, records): (Vec<usize>, Vec<NewRecord>) = records.into_iter().unzip();

@@ -44,11 +44,8 @@ fn history(record: &RunRecord, past: &[PastAttempt]) -> Vec<Event> {
     let at = |time: Timestamp| time.to_string();
     let event = |id: String, name: &'static str, data: serde_json::Value| Event { id, name, data: data.to_string() };
     let run = record.id.as_str();
-    let mut events = vec![event(
-        "0-accepted".to_owned(),
-        "accepted",
-        serde_json::json!({"run": run, "at": at(record.accepted_at)}),
-    )];
+    let mut events =
+        vec![event("0-accepted".to_owned(), "accepted", serde_json::json!({"run": run, "at": at(record.accepted_at)}))];
     for attempt in past {
         let epoch = attempt.epoch;
         let started = Timestamp::from_millis(attempt.leased_at);

@@ -46,7 +46,11 @@ impl Wish {
         let task = fields.text("task", 1..=128, Charset::Name);
         if !task.is_empty() && tasks.get(&task).is_none() {
             let known: Vec<&str> = tasks.iter().map(|(name, _)| name).take(20).collect();
-            fields.refuse_field("task", "unknown_task", format!("there is no such task; known are {}", known.join(", ")));
+            fields.refuse_field(
+                "task",
+                "unknown_task",
+                format!("there is no such task; known are {}", known.join(", ")),
+            );
         }
         let payload = fields.raw("payload", PAYLOAD_MAX).map_or("null", RawValue::get).to_owned();
         let queue = fields.optional_text("queue", 1..=128, Charset::Name);

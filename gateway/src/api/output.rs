@@ -101,7 +101,9 @@ impl Follower {
             let (run, epoch, stream, next) = (self.run.clone(), self.epoch, self.stream, self.next);
             let found = self
                 .runs
-                .on_runtime(move |runs| async move { runs.store.output_chunks(&run, epoch, stream, next, PIECES).await })
+                .on_runtime(
+                    move |runs| async move { runs.store.output_chunks(&run, epoch, stream, next, PIECES).await },
+                )
                 .await;
             let Ok(chunks) = found else { return None };
             if let Some(last) = chunks.last() {
@@ -128,10 +130,8 @@ impl Follower {
 
     async fn has_ended(&mut self) -> bool {
         let (env, run) = (self.env.clone(), self.run.clone());
-        let record =
-            self.runs.on_runtime(move |runs| async move { runs.store.run_record(&env, &run).await }).await;
+        let record = self.runs.on_runtime(move |runs| async move { runs.store.run_record(&env, &run).await }).await;
         self.ended = !matches!(record, Ok(Some(record)) if !record.state.is_terminal());
         self.ended
     }
 }
-

@@ -2,6 +2,7 @@
 
 use super::view::{AttemptView, RunView, etag};
 use super::{Api, Caller};
+use crate::http::fields::Charset;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
@@ -23,7 +24,8 @@ pub async fn find(api: &Api, env: &str, id: &str) -> Result<RunRecord, Problem> 
 /// An id that has the form of one; anything else is nobody's.
 pub fn run_id(text: &str) -> Result<RunId, Problem> {
     let is_ulid = |ulid: &str| {
-        ulid.len() == 26 && ulid.bytes().all(|byte| byte.is_ascii_digit() || (byte.is_ascii_lowercase() && !b"ilou".contains(&byte)))
+        ulid.len() == 26
+            && ulid.bytes().all(|byte| byte.is_ascii_digit() || (byte.is_ascii_lowercase() && !b"ilou".contains(&byte)))
     };
     match text.strip_prefix("run_") {
         Some(ulid) if is_ulid(ulid) => Ok(RunId::from_text(text)),
@@ -65,14 +67,15 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
     let words: Vec<&'static str> = RunState::ALL.iter().map(|state| state.word()).collect();
     let filter = RunFilter {
         state: query.one_of("status", &words).and_then(RunState::from_word),
-        task: query.text("task"),
-        queue: query.text("queue"),
-        tag: query.text("tag"),
+        task: query.text("task", 1..=128, Charset::Name),
+        queue: query.text("queue", 1..=128, Charset::Name),
+        tag: query.text("tag", 1..=128, Charset::Line),
         source: query.one_of("source", &[Source::Backfill.word(), Source::Daemon.word()]).map(str::to_owned),
         accepted_after: query.timestamp("accepted_after"),
         accepted_before: query.timestamp("accepted_before"),
     };
-    let cursor = query.text("cursor");
+    let cursor = query.text("cursor", 1..=1_024, Charset::Visible);
+    query.reject_unknown();
     query.finish()?;
     let env = caller.env.clone();
     let meaning = format!("{env} {filter:?}");

@@ -224,11 +224,7 @@ impl Sections<'_> {
             max_running: self.limits.max_running,
             any_env,
             envs: self.envs.iter().map(|(name, config)| (name.clone(), env(config))).collect(),
-            org_weights: self
-                .orgs
-                .iter()
-                .filter_map(|(name, config)| Some((name.clone(), config.weight?)))
-                .collect(),
+            org_weights: self.orgs.iter().filter_map(|(name, config)| Some((name.clone(), config.weight?))).collect(),
             queues: self.queues.iter().map(|(name, config)| (name.clone(), queue(config))).collect(),
             max_running_per_key: self.limits.max_running_per_key,
             buffer: BufferSettings {
