@@ -7,3 +7,4 @@ pub mod problem;
 pub mod fields;
 pub mod query;
 pub mod body;
+pub mod keys;
