@@ -5,7 +5,6 @@
 
 pub mod new_run;
 pub mod view;
-mod caller;
 mod create;
 mod cursors;
 mod gate;
@@ -19,14 +18,15 @@ mod pull;
 mod buffer;
 mod fleet;
 
-pub use caller::Caller;
 pub use gate::Gate;
 
 use crate::config::Config;
+use crate::http::body;
 use crate::http::problem::Problem;
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use actors::runs::RunParts;
 use actors::supervisor::Supervisor;
+use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
@@ -39,10 +39,8 @@ pub struct Api {
     pub gate: Gate,
     quotas: quota::Quotas,
     cursors: cursors::Cursors,
-    /// Whether callers prove who they are.
-    pub keys: bool,
     pub chaos: bool,
-    pub body_limit: usize,
+    pub body_limits: body::Limits,
     pub idempotency: Duration,
     pub draining: Arc<std::sync::atomic::AtomicBool>,
     ids: Mutex<IdMint<rand::rngs::StdRng>>,
@@ -52,7 +50,6 @@ impl Api {
     pub fn new(
         runs: RunParts,
         supervisor: actix::Addr<Supervisor>,
-        keys: bool,
         config: &Config,
         draining: Arc<std::sync::atomic::AtomicBool>,
     ) -> Api {
@@ -63,9 +60,8 @@ impl Api {
             cursors: cursors::Cursors,
             runs,
             supervisor,
-            keys,
             chaos: false,
-            body_limit: config.server.body_limit_bytes,
+            body_limits: body::Limits::of(config.server.body_limit_bytes),
             idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
             draining,
             ids: Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()))),
@@ -78,6 +74,11 @@ impl Api {
 
     pub fn mint(&self, now: Timestamp) -> RunId {
         RunId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// The whole of a JSON body, within the limits of size and time.
+    pub async fn body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Bytes, Problem> {
+        body::read(payload, request, &self.body_limits).await
     }
 
     /// Store work for a handler; its errors become problems.

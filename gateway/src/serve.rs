@@ -5,6 +5,7 @@ use crate::chaos::Chaos;
 use crate::cli::{Auth, Common, Role, ServeArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::http::keys::{Digest, Gate, KeyId, StoredKey};
 use crate::ops::{Ops, Readiness};
 use crate::{providers, session};
 use actix_web::dev::ServerHandle;
@@ -18,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::Store;
-use storage::model::IdMint;
+use storage::model::{IdMint, SystemClock, Timestamp};
+use storage::store::ApiKey;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, timeout};
@@ -68,8 +70,8 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
-        let api = Api::new(runs.clone(), running.supervisor.clone(), keys, config, draining.clone());
-        Some(Http::start(listen, api, config)?)
+        let api = Api::new(runs.clone(), running.supervisor.clone(), config, draining.clone());
+        Some(Http::start(listen, api, gate(keys, &runs), config)?)
     } else {
         None
     };
@@ -111,24 +113,61 @@ fn parts(store: &Store, config: &Config, runtime: &Arc<Runtime>) -> Result<Parts
     })
 }
 
+/// Lets callers in: all of them, or those with a key that the store knows.
+fn gate(keys: bool, runs: &RunParts) -> Gate {
+    if !keys {
+        return Gate::open();
+    }
+    let runs = runs.clone();
+    let find = move |id: KeyId| {
+        let runs = runs.clone();
+        async move {
+            let id = id.as_str().to_owned();
+            let found = runs.on_runtime(move |runs| async move { runs.store.key(&id).await }).await?;
+            Ok(found.and_then(|key| stored_key(&key)))
+        }
+    };
+    Gate::with_keys(Arc::new(find), Arc::new(SystemClock))
+}
+
+/// A row that is no key any more, because a newer version wrote it, lets nobody in.
+fn stored_key(row: &ApiKey) -> Option<StoredKey> {
+    Some(StoredKey {
+        sha256: digest(&row.sha256)?,
+        env: row.env.parse().ok()?,
+        scopes: row.scopes.parse().ok()?,
+        expires_at: row.expires_at.map(Timestamp::from_millis),
+        revoked_at: row.revoked_at.map(Timestamp::from_millis),
+    })
+}
+
+/// A digest as it is stored: 64 hex digits.
+fn digest(hex: &str) -> Option<Digest> {
+    let mut bytes = Digest::default();
+    if hex.len() != bytes.len() * 2 {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 /// The HTTP listener while it runs.
 struct Http(ServerHandle);
 
 impl Http {
-    fn start(listen: SocketAddr, api: Api, config: &Config) -> Result<Http, Failure> {
-        let limit = config.server.body_limit_bytes;
-        let api = web::Data::new(api);
-        let server = HttpServer::new(move || {
-            App::new().app_data(api.clone()).app_data(web::PayloadConfig::new(limit)).configure(routes)
-        })
-        .workers(config.server.threads)
-        .max_connections(10_000)
-        .client_request_timeout(Duration::from_secs(10))
-        .keep_alive(Duration::from_secs(75))
-        .shutdown_timeout(10)
-        .disable_signals()
-        .bind(listen)
-        .map_err(|error| Failure::usage(format!("--listen {listen}: cannot listen: {error}")))?;
+    fn start(listen: SocketAddr, api: Api, gate: Gate, config: &Config) -> Result<Http, Failure> {
+        let (api, gate) = (web::Data::new(api), web::Data::new(gate));
+        let server = HttpServer::new(move || App::new().app_data(api.clone()).app_data(gate.clone()).configure(routes))
+            .workers(config.server.threads)
+            .max_connections(10_000)
+            .client_request_timeout(Duration::from_secs(10))
+            .keep_alive(Duration::from_secs(75))
+            .shutdown_timeout(10)
+            .disable_signals()
+            .bind(listen)
+            .map_err(|error| Failure::usage(format!("--listen {listen}: cannot listen: {error}")))?;
         for addr in server.addrs() {
             say!("listening on http://{addr}");
         }

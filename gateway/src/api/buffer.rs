@@ -1,6 +1,7 @@
 //! What waits in the buffer.
 
-use super::{Api, Caller};
+use super::Api;
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -24,10 +25,11 @@ struct BufferView {
 
 /// `GET /buffer`
 pub async fn depths(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::BufferRead)?;
     let stale_after = api.runs.settings.buffer.stale_after;
     let (depths, stale) = api
         .store(move |runs| async move {
-            let depths = runs.store.buffer_depths(Some(&caller.env)).await?;
+            let depths = runs.store.buffer_depths(Some(caller.env.as_str())).await?;
             let stale = runs.store.stale_entries(runs.store.now() - stale_after).await?;
             Ok((depths, stale))
         })

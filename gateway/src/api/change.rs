@@ -1,10 +1,11 @@
 //! Runs are changed: edited, cancelled, and run again.
 
+use super::Api;
 use super::new_run::METADATA_MAX;
 use super::read::{find, run_id};
 use super::view::{RunView, etag, version_of};
-use super::{Api, Caller};
 use crate::http::fields::Fields;
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -20,8 +21,10 @@ pub async fn patch(
     caller: Caller,
     id: web::Path<String>,
     request: HttpRequest,
-    body: web::Bytes,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let body = api.body(payload, &request).await?;
     let id = run_id(&id)?;
     let mut fields = Fields::parse(&body)?;
     let not_before = fields.timestamp("not_before");
@@ -43,11 +46,11 @@ pub async fn patch(
             Problem::new(Code::PreconditionFailed, "If-Match must be an ETag that this run was read with")
         })?),
     };
-    let (env, run) = (caller.env.clone(), id.clone());
+    let (env, run) = (caller.env.to_string(), id.clone());
     let patched = api.store(move |runs| async move { runs.store.patch_run(&env, &run, version, &patch).await }).await?;
     match patched {
         Patched::Done { .. } => {
-            let record = find(&api, &caller.env, id.as_str()).await?;
+            let record = find(&api, caller.env.as_str(), id.as_str()).await?;
             Ok(HttpResponse::Ok().insert_header((header::ETAG, etag(&record))).json(RunView::of(&record)))
         }
         Patched::VersionIs(now) => {
@@ -62,8 +65,9 @@ pub async fn patch(
 
 /// `POST /runs/{id}/cancel`: 200 when it is cancelled or was over, 202 when its worker has been told.
 pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
     let id = run_id(&id)?;
-    let (env, run) = (caller.env.clone(), id.clone());
+    let (env, run) = (caller.env.to_string(), id.clone());
     let cancelled =
         api.store(move |runs| async move { runs.store.cancel_run(&env, &run, runs.store.now()).await }).await?;
     let asked = match cancelled {
@@ -71,7 +75,7 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
         Cancelled::Ended(_) => false,
         Cancelled::AtOnce => {
             let state = RunState::Cancelled;
-            api.runs.settler.announce(Settled { run: id.clone(), env: caller.env.clone(), state });
+            api.runs.settler.announce(Settled { run: id.clone(), env: caller.env.to_string(), state });
             false
         }
         Cancelled::Asked { .. } => {
@@ -79,14 +83,15 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
             true
         }
     };
-    let record = find(&api, &caller.env, id.as_str()).await?;
+    let record = find(&api, caller.env.as_str(), id.as_str()).await?;
     let mut answer = if asked { HttpResponse::Accepted() } else { HttpResponse::Ok() };
     Ok(answer.json(RunView::of(&record)))
 }
 
 /// `POST /runs/{id}/replay`: a new run of the same payload.
 pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let old = find(&api, &caller.env, &id).await?;
+    caller.needs(Scope::RunsWrite)?;
+    let old = find(&api, caller.env.as_str(), &id).await?;
     let now = api.now();
     let record = again(&api, old, now)?;
     let body = RunView::of_new(&record).json();

@@ -1,10 +1,11 @@
 //! Runs come in: one, or many at once. The answer goes out when they are durable.
 
+use super::Api;
 use super::gate::Decision;
 use super::new_run::Wish;
 use super::view::RunView;
-use super::{Api, Caller};
 use crate::http::fields::Fields;
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -22,8 +23,10 @@ pub async fn one(
     api: web::Data<Api>,
     caller: Caller,
     request: HttpRequest,
-    body: web::Bytes,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let body = api.body(payload, &request).await?;
     let now = api.now();
     let mut fields = Fields::parse(&body)?;
     let mut wish = Wish::read(&mut fields, &api.runs.tasks, now);
@@ -34,9 +37,9 @@ pub async fn one(
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
-    admit(&api, &caller.env, 1, now).await?;
-    let buffered = diverted(&api, &caller.env, 1, now);
-    let record = record_of(&api, &caller.env, wish, buffered, now)?;
+    admit(&api, caller.env.as_str(), 1, now).await?;
+    let buffered = diverted(&api, caller.env.as_str(), 1, now);
+    let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
     let accepted = api.runs.intake.take(vec![record]).await.map_err(refused)?;
@@ -140,8 +143,10 @@ pub async fn batch(
     api: web::Data<Api>,
     caller: Caller,
     request: HttpRequest,
-    body: web::Bytes,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let body = api.body(payload, &request).await?;
     let now = api.now();
     let lines = request
         .headers()
@@ -175,11 +180,11 @@ pub async fn batch(
         return Err(Problem::field("/runs", "too_few", "must have 1 item at least"));
     }
     if !wishes.is_empty() {
-        admit(&api, &caller.env, wishes.len(), now).await?;
-        let buffered = diverted(&api, &caller.env, wishes.len(), now);
+        admit(&api, caller.env.as_str(), wishes.len(), now).await?;
+        let buffered = diverted(&api, caller.env.as_str(), wishes.len(), now);
         let mut records = Vec::with_capacity(wishes.len());
         for (index, wish) in wishes {
-            let record = record_of(&api, &caller.env, wish, buffered, now)?;
+            let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
             verdicts[index] =
                 Verdict::Taken { body: RunView::of_new(&record).without_payload().json(), status: status_of(buffered) };
             records.push((index, record));

@@ -1,10 +1,11 @@
 //! What happens to runs, as server-sent events. Every event has an id that is made of the run's own history, so
 //! that a stream goes on where it broke off, on any node and after any restart.
 
+use super::Api;
 use super::read::find;
 use super::view::RunView;
-use super::{Api, Caller};
 use crate::http::fields::Charset;
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
@@ -82,14 +83,15 @@ pub async fn of_run(
     id: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let mut query = Query::parse(request.query_string())?;
     query.reject_unknown();
     query.finish()?;
-    let record = find(&api, &caller.env, &id).await?;
+    let record = find(&api, caller.env.as_str(), &id).await?;
     let follower = OfRun {
         news: api.runs.settler.follow(),
         runs: api.runs.clone(),
-        env: caller.env,
+        env: caller.env.to_string(),
         run: record.id,
         seen: last_event_id(&request),
         resuming: last_event_id(&request).is_some(),
@@ -199,6 +201,7 @@ impl OfRun {
 
 /// `GET /events?task=&status=`: what is settled on this node from now on, of the caller's env.
 pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let mut query = Query::parse(request.query_string())?;
     let words: Vec<&'static str> = RunState::ALL.iter().map(|state| state.word()).collect();
     let status = query.one_of("status", &words).and_then(RunState::from_word);
@@ -213,8 +216,14 @@ pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -
     } else {
         queue.push_back(": following\n\n".to_owned());
     }
-    let follower =
-        OfEnv { news: api.runs.settler.follow(), runs: api.runs.clone(), env: caller.env, status, task, queue };
+    let follower = OfEnv {
+        news: api.runs.settler.follow(),
+        runs: api.runs.clone(),
+        env: caller.env.to_string(),
+        status,
+        task,
+        queue,
+    };
     Ok(sse(stream::unfold(follower, OfEnv::step)))
 }
 

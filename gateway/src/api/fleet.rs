@@ -1,7 +1,8 @@
 //! The nodes, and this node's supervision tree.
 
+use super::Api;
 use super::read::Page;
-use super::{Api, Caller};
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use actix_web::{HttpResponse, web};
 use actors::supervisor::{Exit, Tree};
@@ -19,7 +20,8 @@ struct NodeView {
 }
 
 /// `GET /nodes`
-pub async fn nodes(api: web::Data<Api>, _: Caller) -> Result<HttpResponse, Problem> {
+pub async fn nodes(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Admin)?;
     let rows = api.store(|runs| async move { runs.store.nodes_alive().await }).await?;
     let own = api.runs.store.node().as_str().to_owned();
     let view = |row: storage::store::NodeRow| NodeView {
@@ -44,7 +46,8 @@ struct ActorView {
 }
 
 /// `GET /actors`
-pub async fn actors(api: web::Data<Api>, _: Caller) -> Result<HttpResponse, Problem> {
+pub async fn actors(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Admin)?;
     let tree = api.supervisor.send(Tree).await.map_err(Problem::internal)?;
     let view = |child: actors::supervisor::ChildStatus| ActorView {
         name: child.name,

@@ -1,7 +1,8 @@
 //! What a run has written, from whichever node it ran on.
 
+use super::Api;
 use super::read::find;
-use super::{Api, Caller};
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
@@ -26,6 +27,7 @@ pub async fn read(
     id: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let mut query = Query::parse(request.query_string())?;
     let stream = query.one_of("stream", &["stdout", "stderr"]).unwrap_or("stdout");
     let tail = query.integer("tail", 0..=i64::MAX);
@@ -33,7 +35,7 @@ pub async fn read(
     let epoch = query.integer("epoch", 1..=i64::MAX);
     query.reject_unknown();
     query.finish()?;
-    let record = find(&api, &caller.env, &id).await?;
+    let record = find(&api, caller.env.as_str(), &id).await?;
     let run = record.id.clone();
     let wrote = {
         let run = run.clone();
@@ -52,7 +54,7 @@ pub async fn read(
     let end = ends.iter().find(|end| end.stream == stream);
     let follower = Follower {
         runs: api.runs.clone(),
-        env: caller.env,
+        env: caller.env.to_string(),
         run,
         epoch,
         stream,

@@ -1,11 +1,12 @@
 //! Pull workers: programs in any language that take runs over HTTP. A lease is proven by its token, which only
 //! its holder has; after the lease has lapsed the token proves nothing any more.
 
+use super::Api;
 use super::read::{Page, run_id};
-use super::{Api, Caller};
 use crate::http::fields::{Charset, Fields};
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors::runs::{RunParts, Settled};
 use rand::RngExt;
 use serde::Serialize;
@@ -66,16 +67,23 @@ fn ask(body: &[u8], api: &Api) -> Result<Ask, Problem> {
 }
 
 /// `POST /workers/lease`: up to `max_items` runs; waits up to `wait_seconds` for the first.
-pub async fn lease(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn lease(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let ask = ask(&body, &api)?;
-    let (env, worker, tasks) = (caller.env.clone(), ask.worker.clone(), ask.tasks.join(" "));
+    let (env, worker, tasks) = (caller.env.to_string(), ask.worker.clone(), ask.tasks.join(" "));
     api.store(move |runs| async move { runs.store.pull_worker_seen(&env, &worker, &tasks, runs.store.now()).await })
         .await?;
     #[expect(clippy::disallowed_methods, reason = "spans how long the worker is ready to wait")]
     let until = Instant::now() + ask.wait;
     let mut news = api.runs.settler.follow();
     loop {
-        let taken = take(&api, &caller.env, &ask).await?;
+        let taken = take(&api, caller.env.as_str(), &ask).await?;
         #[expect(clippy::disallowed_methods, reason = "spans how long the worker is ready to wait")]
         let left = until.saturating_duration_since(Instant::now());
         if !taken.is_empty() || left.is_zero() || api.draining.load(std::sync::atomic::Ordering::Acquire) {
@@ -202,7 +210,14 @@ async fn proven(api: &Api, env: &str, run: &RunId, token: &str) -> Result<PullLe
 }
 
 /// `POST /workers/heartbeat`: keeps the lease, and tells whether the run is to be given up.
-pub async fn heartbeat(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn heartbeat(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let mut fields = Fields::parse(&body)?;
     let (run, token) = proof(&mut fields);
     let lease = fields.seconds("lease_seconds", Duration::from_secs(1)..=Duration::from_secs(3_600)).unwrap_or(LEASE);
@@ -212,7 +227,7 @@ pub async fn heartbeat(api: web::Data<Api>, caller: Caller, body: web::Bytes) ->
     let kept = api
         .store(move |runs| async move {
             let now = runs.store.now();
-            runs.store.beat(&caller.env, &run, &token, now + lease, now).await
+            runs.store.beat(caller.env.as_str(), &run, &token, now + lease, now).await
         })
         .await?;
     let kept = kept.ok_or_else(lapsed)?;
@@ -223,7 +238,14 @@ pub async fn heartbeat(api: web::Data<Api>, caller: Caller, body: web::Bytes) ->
 }
 
 /// `POST /workers/output`: appends to a stream; `seq` counts from 0, and a piece that comes twice counts once.
-pub async fn output(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn output(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let mut fields = Fields::parse(&body)?;
     let (run, token) = proof(&mut fields);
     let stream = fields.one_of("stream", &["stdout", "stderr"]).unwrap_or("stdout");
@@ -236,7 +258,7 @@ pub async fn output(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Re
     fields.reject_unknown();
     fields.finish()?;
     let run = run_id(&run)?;
-    let lease = proven(&api, &caller.env, &run, &token).await?;
+    let lease = proven(&api, caller.env.as_str(), &run, &token).await?;
     let (seq, data) = (seq.unwrap_or(0), text.unwrap_or_default().into_bytes());
     let limit = api.runs.settings.output_limit;
     let kept = api
@@ -265,7 +287,14 @@ pub async fn output(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Re
 }
 
 /// `POST /workers/complete`
-pub async fn complete(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn complete(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let mut fields = Fields::parse(&body)?;
     let (run, token) = proof(&mut fields);
     let output = fields.raw("output", RESULT_MAX).map(|raw| raw.get().to_owned());
@@ -275,7 +304,14 @@ pub async fn complete(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> 
 }
 
 /// `POST /workers/fail`: with `retry` (the default) it is tried again while attempts are left.
-pub async fn fail(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn fail(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let mut fields = Fields::parse(&body)?;
     let (run, token) = proof(&mut fields);
     let code = fields.optional_text("code", 1..=64, Charset::Name).unwrap_or_else(|| "failed".to_owned());
@@ -290,7 +326,14 @@ pub async fn fail(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Resu
 }
 
 /// `POST /workers/release`: gives the run back untouched; it does not count as an attempt.
-pub async fn release(api: web::Data<Api>, caller: Caller, body: web::Bytes) -> Result<HttpResponse, Problem> {
+pub async fn release(
+    api: web::Data<Api>,
+    caller: Caller,
+    payload: web::Payload,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Workers)?;
+    let body = api.body(payload, &request).await?;
     let mut fields = Fields::parse(&body)?;
     let (run, token) = proof(&mut fields);
     fields.reject_unknown();
@@ -310,7 +353,7 @@ async fn settle(
     output: Option<String>,
 ) -> Result<HttpResponse, Problem> {
     let run = run_id(run)?;
-    let lease = proven(api, &caller.env, &run, token).await?;
+    let lease = proven(api, caller.env.as_str(), &run, token).await?;
     let cancelled = lease.cancel_requested != 0 && ending != Ending::Succeeded;
     let verdict = RunVerdict {
         run: run.clone(),
@@ -328,14 +371,15 @@ async fn settle(
     if status.is_terminal() {
         metrics::counter!(actors::metrics::RUNS_FINISHED, "state" => status.word()).increment(1);
     }
-    api.runs.settler.announce(Settled { run: run.clone(), env: caller.env.clone(), state });
+    api.runs.settler.announce(Settled { run: run.clone(), env: caller.env.to_string(), state });
     Ok(HttpResponse::Ok().json(serde_json::json!({"run_id": run.as_str(), "status": status.word()})))
 }
 
 /// `GET /workers`: pull workers that have asked for work in the last five minutes.
 pub async fn list(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let after = api.now() - Duration::from_secs(300);
-    let rows = api.store(move |runs| async move { runs.store.pull_workers(&caller.env, after).await }).await?;
+    let rows = api.store(move |runs| async move { runs.store.pull_workers(caller.env.as_str(), after).await }).await?;
     let view = |row: &storage::store::PullWorker| {
         serde_json::json!({
             "name": row.name,

@@ -1,7 +1,8 @@
 //! What can be run, and the queues in which it waits.
 
+use super::Api;
 use super::read::Page;
-use super::{Api, Caller};
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -18,7 +19,8 @@ struct TaskView<'a> {
 }
 
 /// `GET /tasks`
-pub async fn tasks(api: web::Data<Api>, _: Caller) -> HttpResponse {
+pub async fn tasks(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let view = |(name, task)| {
         let task: &actors::runs::Task = task;
         TaskView {
@@ -29,7 +31,7 @@ pub async fn tasks(api: web::Data<Api>, _: Caller) -> HttpResponse {
             max_duration_seconds: task.max_duration.map(|span| span.as_secs_f64()),
         }
     };
-    HttpResponse::Ok().json(Page::whole(api.runs.tasks.iter().map(view).collect()))
+    Ok(HttpResponse::Ok().json(Page::whole(api.runs.tasks.iter().map(view).collect())))
 }
 
 #[derive(Serialize)]
@@ -62,7 +64,8 @@ fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
 
 /// `GET /queues`
 pub async fn list(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let rows = api.store(move |runs| async move { runs.store.queues(&caller.env).await }).await?;
+    caller.needs(Scope::RunsRead)?;
+    let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
     let now = api.now();
     Ok(HttpResponse::Ok().json(Page::whole(rows.iter().map(|row| view(&api, row, now)).collect())))
 }
@@ -79,13 +82,14 @@ pub async fn resume(api: web::Data<Api>, caller: Caller, queue: web::Path<String
 }
 
 async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::QueuesWrite)?;
     if !crate::tasks::is_name(&queue) {
         return Err(Problem::not_found("queue"));
     }
-    let (env, name) = (caller.env.clone(), queue.clone());
+    let (env, name) = (caller.env.to_string(), queue.clone());
     api.store(move |runs| async move { runs.store.pause_queue(&env, &name, since).await }).await?;
     api.runs.doorbell.notify_one();
-    let rows = api.store(move |runs| async move { runs.store.queues(&caller.env).await }).await?;
+    let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
     let row = rows.into_iter().find(|row| row.name == queue).unwrap_or_default();
     Ok(HttpResponse::Ok().json(view(api, &row, api.now())))
 }

@@ -1,8 +1,9 @@
 //! Runs are read: one by its id, or a page of those that match.
 
+use super::Api;
 use super::view::{AttemptView, RunView, etag};
-use super::{Api, Caller};
 use crate::http::fields::Charset;
+use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
@@ -40,7 +41,8 @@ pub async fn one(
     id: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let record = find(&api, &caller.env, &id).await?;
+    caller.needs(Scope::RunsRead)?;
+    let record = find(&api, caller.env.as_str(), &id).await?;
     let tag = etag(&record);
     let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)) {
@@ -62,6 +64,7 @@ struct WithAttempts<'a> {
 
 /// `GET /runs`
 pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
     let mut query = Query::parse(request.query_string())?;
     let limit = query.integer("limit", 1..=PAGE_MAX).unwrap_or(PAGE);
     let words: Vec<&'static str> = RunState::ALL.iter().map(|state| state.word()).collect();
@@ -77,7 +80,7 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
     let cursor = query.text("cursor", 1..=1_024, Charset::Visible);
     query.reject_unknown();
     query.finish()?;
-    let env = caller.env.clone();
+    let env = caller.env.to_string();
     let meaning = format!("{env} {filter:?}");
     let before = cursor.map(|cursor| api.cursors.read(&cursor, &meaning)).transpose()?;
     let mut records = api

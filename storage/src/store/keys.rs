@@ -11,7 +11,7 @@ pub struct ApiKey {
     pub env: String,
     pub name: String,
     pub sha256: String,
-    /// Words divided by spaces.
+    /// Words divided by commas.
     pub scopes: String,
     pub created_at: i64,
     pub expires_at: Option<i64>,
