@@ -16,3 +16,5 @@ mod bad_files;
 mod bad_results;
 mod bad_config;
 mod bad_calls;
+mod serve_kill;
+mod serve_actors;
