@@ -109,7 +109,7 @@ impl Store {
     }
 
     async fn follow_database_time(&self) -> Result<(), StoreError> {
-        if let super::Pools::Postgres(pool) = &self.inner.pools {
+        if let super::Pools::Postgres { pool, .. } = &self.inner.pools {
             let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
             self.inner.clock.follow(Timestamp::from_millis(millis));
         }
