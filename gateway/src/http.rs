@@ -8,3 +8,4 @@ pub mod fields;
 pub mod query;
 pub mod body;
 pub mod keys;
+pub mod guard;

@@ -1,6 +1,7 @@
 //! The ops listener: `/livez`, which never touches the store, and `/metrics` in Prometheus text.
 
 use crate::exit::{Exit, Failure};
+use crate::http::guard;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -24,6 +25,7 @@ impl Ops {
         };
         let handle = recorder().map_err(|error| cannot("cannot record metrics", &error))?;
         actors::metrics::describe();
+        guard::describe();
         let upkeep = handle.clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(UPKEEP_EVERY);
@@ -66,6 +68,7 @@ fn recorder() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildErro
             Matcher::Full(actors::metrics::ACTOR_RESTART_SECONDS.to_owned()),
             actors::metrics::RESTART_BUCKETS,
         )?
+        .set_buckets_for_metric(Matcher::Full(guard::REQUEST_SECONDS.to_owned()), guard::REQUEST_BUCKETS)?
         .install_recorder()
 }
 
