@@ -9,3 +9,5 @@ pub mod query;
 pub mod body;
 pub mod keys;
 pub mod guard;
+pub mod cursor;
+pub mod rate;
