@@ -38,7 +38,7 @@ pub async fn one(
     }
     fields.finish()?;
     admit(&api, caller.env.as_str(), 1, now).await?;
-    let buffered = diverted(&api, caller.env.as_str(), 1, now);
+    let buffered = diverted(&api, caller.env.as_str(), 1);
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
@@ -90,6 +90,13 @@ async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), 
     if api.draining.load(Ordering::Acquire) {
         return Err(Problem::new(Code::Draining, "this node is stopping; another one takes the request").retry_after(1));
     }
+    if let Some(limiter) = &api.limiter
+        && let Err(limited) = limiter.check(env, api.uptime.now())
+    {
+        metrics::counter!(RUNS_REJECTED, "reason" => "rate").increment(runs as u64);
+        let detail = format!("{env} sends more requests a second than it may");
+        return Err(Problem::new(Code::RateLimited, detail).retry_after(limited.retry_after_seconds()));
+    }
     let most = api.runs.settings.env(env).max_waiting;
     let waiting = api.quota_used(env, now).await?;
     if waiting + runs as i64 > most {
@@ -101,8 +108,8 @@ async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-fn diverted(api: &Api, env: &str, runs: usize, now: Timestamp) -> bool {
-    matches!(api.gate.decide(env, runs, api.runs.intake.health(), now), Decision::Divert(_))
+fn diverted(api: &Api, env: &str, runs: usize) -> bool {
+    matches!(api.gate.decide(env, runs, api.runs.intake.health()), Decision::Divert(_))
 }
 
 fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -> Result<NewRecord, Problem> {
@@ -181,7 +188,7 @@ pub async fn batch(
     }
     if !wishes.is_empty() {
         admit(&api, caller.env.as_str(), wishes.len(), now).await?;
-        let buffered = diverted(&api, caller.env.as_str(), wishes.len(), now);
+        let buffered = diverted(&api, caller.env.as_str(), wishes.len());
         let mut records = Vec::with_capacity(wishes.len());
         for (index, wish) in wishes {
             let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
