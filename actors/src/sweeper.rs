@@ -114,6 +114,10 @@ impl Actor for Sweeper {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        // What the node before this one held is not left waiting for the first tick.
+        if self.runs.is_some() {
+            self.sweep(context);
+        }
         context.run_interval(self.parts.settings.sweep_every, |this, context| this.sweep(context));
     }
 }
