@@ -78,7 +78,7 @@ struct Inner {
 #[derive(Debug)]
 enum Pools {
     Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
-    Postgres { pool: Pool<Postgres>, hot: hot::HotConnections },
+    Postgres { pool: Pool<Postgres>, hot: Box<hot::HotConnections> },
 }
 
 /// Runs one body against whichever pool is behind the store; `Db` names its database in the body.

@@ -203,7 +203,7 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
         .connect_with(connect.clone())
         .await?;
     sqlx::migrate!("migrations/postgres").run(&pool).await?;
-    Ok(Pools::Postgres { pool, hot: HotConnections::new(connect) })
+    Ok(Pools::Postgres { pool, hot: Box::new(HotConnections::new(connect)) })
 }
 
 #[cfg(test)]
