@@ -20,6 +20,8 @@ use tracing::{debug, warn};
 
 /// Most runs in one claim.
 const CLAIM_MAX: usize = 500;
+/// Envs that are let in at once beyond what the workers want.
+const LATECOMERS_MAX: usize = 32;
 /// Basins, and lanes of each, in one scan.
 const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
@@ -117,8 +119,13 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
         let_through(parts, memory).await?;
     }
     while parts.may_claim() {
-        let free = parts.queue.wants(parts.settings.slots).min(CLAIM_MAX);
-        let waiting: Vec<Waiting> = waiting(parts, memory);
+        let mut free = parts.queue.wants(parts.settings.slots).min(CLAIM_MAX);
+        let mut waiting = waiting(parts, memory);
+        if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
+            // There is enough here, but of others: an env that has nothing here does not wait for that.
+            waiting.retain(|place| !parts.queue.holds(place.basin.env()));
+            free = waiting.len().min(LATECOMERS_MAX);
+        }
         if free == 0 || waiting.is_empty() {
             return Ok(());
         }
