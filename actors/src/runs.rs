@@ -55,6 +55,9 @@ pub struct Gates {
     pub no_claims: AtomicBool,
     /// No run is let through from the buffer.
     pub drainer_off: AtomicBool,
+    /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
+    /// before all have had the time to renew.
+    pub no_burials: AtomicBool,
 }
 
 impl RunParts {
