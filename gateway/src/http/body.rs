@@ -194,10 +194,7 @@ where
 fn broken(error: &PayloadError) -> Problem {
     match error {
         PayloadError::Overflow => Problem::new(Code::BodyTooLarge, "the body is too large"),
-        PayloadError::EncodingCorrupted | PayloadError::UnknownLength => {
-            Problem::new(Code::MalformedRequest, "the framing of the body is broken")
-        }
-        _ => Problem::new(Code::BodyIncomplete, "the connection ended in the middle of the body"),
+        _ => Problem::new(Code::BodyIncomplete, "the body broke off, or its framing is broken"),
     }
 }
 

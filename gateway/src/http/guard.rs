@@ -20,7 +20,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{Error, HttpMessage, HttpResponse};
 use futures_util::FutureExt;
 use tracing::{error, warn};
@@ -132,6 +132,9 @@ impl Passage {
         self.passing.leaves(route, status);
         add_headers(response.headers_mut(), &self.id);
         let Some(unread) = self.unread else { return response };
+        if unread.is_broken() {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         // Closing would cost a client with a small body its connection for nothing.
         let stuck = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
         if self.has_body && !stuck {

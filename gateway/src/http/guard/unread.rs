@@ -28,6 +28,7 @@ pub(super) struct Unread(Rc<RefCell<Source>>);
 struct Source {
     payload: Payload,
     ended: bool,
+    broken: bool,
 }
 
 impl Unread {
@@ -37,7 +38,7 @@ impl Unread {
         if matches!(payload, Payload::None) {
             return None;
         }
-        let unread = Unread(Rc::new(RefCell::new(Source { payload, ended: false })));
+        let unread = Unread(Rc::new(RefCell::new(Source { payload, ended: false, broken: false })));
         request.set_payload(Payload::Stream { payload: Box::pin(unread.clone()) });
         Some(unread)
     }
@@ -45,6 +46,11 @@ impl Unread {
     /// Whether nobody will read what is left.
     fn is_left(&self) -> bool {
         Rc::strong_count(&self.0) == 1 && !self.0.borrow().ended
+    }
+
+    /// Whether the body broke off, so that nobody can say where the next request begins.
+    pub fn is_broken(&self) -> bool {
+        self.0.borrow().broken
     }
 
     /// Reads a small rest that is there already.
@@ -78,7 +84,8 @@ impl Stream for Unread {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut source = self.0.borrow_mut();
         let polled = Pin::new(&mut source.payload).poll_next(cx);
-        source.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        source.broken |= matches!(polled, Poll::Ready(Some(Err(_))));
+        source.ended |= source.broken || matches!(polled, Poll::Ready(None));
         polled
     }
 }
