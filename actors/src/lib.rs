@@ -8,6 +8,7 @@ pub mod job_drive;
 pub mod batch_poller;
 pub mod sweeper;
 pub mod provider;
+pub mod executor;
 pub mod price;
 pub mod parts;
 pub mod config;
