@@ -4,11 +4,10 @@
 //! Worker's. An executor ends what it began, and says how it ended.
 
 pub mod output;
-mod noop;
+pub mod noop;
 pub mod exec;
 pub mod http;
 
-pub use noop::Noop;
 pub use output::{Chunk, Output, Stream, StreamEnd, StreamWriter};
 
 use futures_util::future::BoxFuture;

@@ -3,6 +3,8 @@
 use super::ExecTask;
 use super::template::{BadTemplate, Template};
 use rustix::fs::{Access, access};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Names that are ours: a task can neither set nor pass them.
@@ -19,6 +21,8 @@ pub enum BadTask {
     NotAFile { program: PathBuf },
     #[error("program {program:?} is not executable")]
     NotExecutable { program: PathBuf },
+    #[error("program {program:?} is neither a binary nor a script whose first line names its interpreter with #!")]
+    NotRunnable { program: PathBuf },
     #[error("cwd {cwd:?} is not an absolute path of a folder")]
     BadCwd { cwd: PathBuf },
     #[error("argument {argument:?}: {why}")]
@@ -70,7 +74,19 @@ fn check_program(program: &Path) -> Result<(), BadTask> {
         Err(source) => Err(BadTask::NoProgram { program, source }),
         Ok(found) if !found.is_file() => Err(BadTask::NotAFile { program }),
         Ok(_) if access(&program, Access::EXEC_OK).is_err() => Err(BadTask::NotExecutable { program }),
+        Ok(_) if !is_runnable(&program) => Err(BadTask::NotRunnable { program }),
         Ok(_) => Ok(()),
+    }
+}
+
+/// Whether the kernel can run a file by itself. What it cannot, the C library would hand to a shell.
+pub(in crate::executor::exec) fn is_runnable(program: &Path) -> bool {
+    // A file that cannot be read cannot be read by a shell either.
+    let Ok(mut file) = File::open(program) else { return true };
+    let mut start = [0; 7];
+    match file.read_exact(&mut start) {
+        Ok(()) => start.starts_with(b"#!") || matches!(start, [0x7f, b'E', b'L', b'F', 1 | 2, 1 | 2, 1]),
+        Err(_) => false,
     }
 }
 
@@ -99,6 +115,25 @@ mod tests {
             assert!(error.contains(words), "{program}: {error}");
         }
         ExecTask { program: PathBuf::from("/bin/sh"), ..ExecTask::default() }.check().expect("a shell is a program");
+    }
+
+    #[test]
+    fn s14_what_only_a_shell_could_run_is_no_program() {
+        let folder = std::env::temp_dir().join(format!("tidegate-check-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("program");
+        for (content, runnable) in [
+            ("", false),
+            ("#!", false),
+            ("echo hello\n", false),
+            ("\x7fELF, it says", false),
+            ("#!/bin/sh\n", true),
+            ("\x7fELF\x02\x01\x01", true),
+        ] {
+            std::fs::write(&path, content).expect("a file");
+            assert_eq!(is_runnable(&path), runnable, "{content:?}");
+        }
+        std::fs::remove_dir_all(&folder).expect("it goes");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It is a process of its own, because limits that were the guard's too could keep the guard from its work.
 
 use super::NOT_STARTED;
+use crate::executor::exec::check::is_runnable;
 use crate::executor::exec::order::Limits;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, clear_ambient_capability_set, remove_capability_from_bounding_set, set_name};
@@ -60,6 +61,9 @@ fn become_program(guard: &OsStr, limits: &OsStr, program: &OsStr, args: &[OsStri
     let limits = limits.to_str().and_then(|text| serde_json::from_str(text).ok());
     let Some(limits) = limits else { return std::io::Error::other("its limits cannot be read") };
     name_ourselves(STARTING);
+    if !is_runnable(Path::new(program)) {
+        return rustix::io::Errno::NOEXEC.into();
+    }
     match prepare(guard, &limits) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
