@@ -13,7 +13,6 @@ pub mod runs;
 pub mod executor;
 pub mod node_lease;
 pub mod provider;
-pub mod executor;
 pub mod price;
 pub mod parts;
 pub mod config;

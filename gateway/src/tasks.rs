@@ -3,9 +3,9 @@
 use crate::config::{Config, TaskConfig};
 use crate::exit::Failure;
 use actors::backoff::Backoff;
-use actors::executor::Noop;
 use actors::executor::exec::{Exec, ExecTask, Limits};
 use actors::executor::http::{Http, HttpTask, WebhookSecret};
+use actors::executor::noop::Noop;
 use actors::runs::{Task, TaskKind, Tasks};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
