@@ -9,12 +9,14 @@ mod breaker;
 mod fate;
 mod tasks;
 mod settings;
+mod pace;
 
 pub use breaker::Breaker;
 pub use fate::fate;
 pub use intake::{Intake, IntakeError, StoreHealth};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};
+pub use pace::Pace;
 pub use recorder::Recorder;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};

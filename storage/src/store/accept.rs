@@ -1,12 +1,15 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
 use super::hot::Hot;
-use super::{CHUNK, Pools, Store};
+use super::{Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Lane, RunId, Source, Timestamp};
 use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
+
+/// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
+const TOGETHER: usize = 1_500;
 
 /// A run as it is asked for, with everything decided that is decided at the door.
 #[derive(Debug, Clone)]
@@ -123,11 +126,11 @@ SELECT id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts,
 FROM new WHERE NOT buffered";
 
 impl Store {
-    /// Takes runs in. When this returns they are durable, all of them or none; the answers come in the order of
-    /// the runs. A key that is taken twice among them counts for the first.
+    /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
+    /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         let mut answers = Vec::with_capacity(records.len());
-        for chunk in records.chunks(CHUNK) {
+        for chunk in records.chunks(TOGETHER) {
             answers.extend(self.accept_chunk(chunk).await?);
         }
         reached(Failpoint::AcceptStored);
