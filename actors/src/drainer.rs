@@ -6,7 +6,7 @@
 pub mod plan;
 
 use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT};
-use crate::runs::{Breaker, Held, RunParts, RunSettings, TaskKind};
+use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
@@ -18,8 +18,8 @@ use storage::{Class, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-/// Most runs in one claim.
-const CLAIM_MAX: usize = 500;
+/// Envs that are let in at once beyond what the workers want.
+const LATECOMERS_MAX: usize = 32;
 /// Basins, and lanes of each, in one scan.
 const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
@@ -41,6 +41,7 @@ struct Memory {
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
     paused: Vec<(String, String)>,
+    pace: Pace,
 }
 
 /// See the module's first lines.
@@ -117,13 +118,20 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
         let_through(parts, memory).await?;
     }
     while parts.may_claim() {
-        let free = parts.queue.wants(parts.settings.slots).min(CLAIM_MAX);
-        let waiting: Vec<Waiting> = waiting(parts, memory);
+        let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
+        let mut waiting = waiting(parts, memory);
+        if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
+            // There is enough here, but of others: an env that has nothing here does not wait for that.
+            waiting.retain(|place| !parts.queue.holds(place.basin.env()));
+            free = waiting.len().min(LATECOMERS_MAX);
+        }
         if free == 0 || waiting.is_empty() {
             return Ok(());
         }
         let turns = memory.ready.plan(&waiting, free, &Shares(parts));
-        claim(parts, &turns).await?;
+        let began = now();
+        let claimed = claim(parts, &turns).await?;
+        memory.pace.took(claimed, now().duration_since(began));
     }
     Ok(())
 }
@@ -218,7 +226,8 @@ async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(
     Ok(())
 }
 
-async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
+/// Takes what the turns say; returns how many there were.
+async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<usize, StoreError> {
     let store = &parts.store;
     let shares: Vec<Share> = turns
         .iter()
@@ -235,8 +244,10 @@ async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
             parts.lanes.forget(&share.basin, &share.lane);
         }
     }
-    debug!(claimed = leased.len(), "claimed");
-    hand_over(parts, leased).await
+    let claimed = leased.len();
+    debug!(claimed, "claimed");
+    hand_over(parts, leased).await?;
+    Ok(claimed)
 }
 
 /// The caps over some shares.

@@ -9,12 +9,14 @@ mod breaker;
 mod fate;
 mod tasks;
 mod settings;
+mod pace;
 
 pub use breaker::Breaker;
 pub use fate::fate;
 pub use intake::{Intake, IntakeError, StoreHealth};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};
+pub use pace::Pace;
 pub use recorder::Recorder;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
@@ -55,6 +57,9 @@ pub struct Gates {
     pub no_claims: AtomicBool,
     /// No run is let through from the buffer.
     pub drainer_off: AtomicBool,
+    /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
+    /// before all have had the time to renew.
+    pub no_burials: AtomicBool,
 }
 
 impl RunParts {

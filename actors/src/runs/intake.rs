@@ -1,6 +1,6 @@
 //! Takes runs in with one commit for all that came while the last one ran (group commit, no linger).
 
-use super::LaneIndex;
+use super::{LaneIndex, Pace};
 use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -13,8 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, warn};
 
-/// Runs and payload bytes in one commit.
-const GROUP: usize = 500;
+/// Payload bytes in one commit.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// A commit that takes longer than this counts as no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -128,6 +127,7 @@ struct Counter {
 impl Counter {
     async fn work(self, mut queue: mpsc::Receiver<Wish>) {
         let mut carry: Option<Wish> = None;
+        let mut pace = Pace::default();
         loop {
             let first = match carry.take() {
                 Some(wish) => wish,
@@ -140,17 +140,19 @@ impl Counter {
             let mut group = vec![first];
             while let Ok(wish) = queue.try_recv() {
                 let more = size_of(&wish);
-                if size.0 + more.0 > GROUP || size.1 + more.1 > GROUP_BYTES {
+                if size.0 + more.0 > pace.rows() || size.1 + more.1 > GROUP_BYTES {
                     carry = Some(wish);
                     break;
                 }
                 size = (size.0 + more.0, size.1 + more.1);
                 group.push(wish);
             }
+            let began = now();
             // A panic answers its own group with an error and no other.
             if AssertUnwindSafe(self.commit(group)).catch_unwind().await.is_err() {
                 error!("taking runs in panicked; their senders are told to try again");
             }
+            pace.took(size.0, now().duration_since(began));
         }
     }
 

@@ -1,13 +1,13 @@
 //! Ends attempts in groups: what has been queued while one commit ran goes into the next one.
 
-use super::LaneIndex;
+use super::{LaneIndex, Pace};
 use crate::backoff::Backoff;
 use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::model::{RunId, RunState};
 use storage::store::{Finished, RunVerdict};
 use storage::{Class, Store, StoreError};
@@ -15,8 +15,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tracing::{error, warn};
 
-/// Verdicts in one commit.
-const GROUP: usize = 500;
 /// Changes that a slow follower may lag behind before it has to look for itself.
 const NEWS: usize = 4_096;
 
@@ -81,10 +79,12 @@ struct Desk {
 
 impl Desk {
     async fn work(self, mut queue: mpsc::UnboundedReceiver<RunVerdict>) {
-        let mut group = Vec::with_capacity(GROUP);
-        while queue.recv_many(&mut group, GROUP).await > 0 {
+        let (mut group, mut pace) = (Vec::new(), Pace::default());
+        while queue.recv_many(&mut group, pace.rows()).await > 0 {
+            let began = now();
             // A panic must not take the verdicts behind it along.
             let settled = AssertUnwindSafe(self.settle(&group)).catch_unwind().await;
+            pace.took(group.len(), now().duration_since(began));
             if settled.is_err() {
                 error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
             }
@@ -149,4 +149,9 @@ impl Desk {
         // Nobody following is the common case.
         let _ = self.news.send(Settled { run: finished.run, env: finished.env, state });
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "spans how long a commit takes")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,11 +1,15 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
-use super::{CHUNK, Pools, Store};
+use super::hot::Hot;
+use super::{Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Lane, RunId, Source, Timestamp};
-use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
+
+/// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
+const TOGETHER: usize = 1_500;
 
 /// A run as it is asked for, with everything decided that is decided at the door.
 #[derive(Debug, Clone)]
@@ -122,11 +126,11 @@ SELECT id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts,
 FROM new WHERE NOT buffered";
 
 impl Store {
-    /// Takes runs in. When this returns they are durable, all of them or none; the answers come in the order of
-    /// the runs. A key that is taken twice among them counts for the first.
+    /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
+    /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         let mut answers = Vec::with_capacity(records.len());
-        for chunk in records.chunks(CHUNK) {
+        for chunk in records.chunks(TOGETHER) {
             answers.extend(self.accept_chunk(chunk).await?);
         }
         reached(Failpoint::AcceptStored);
@@ -138,29 +142,51 @@ impl Store {
         let keyed = first_of_each_key(records);
         let now = self.now().millis();
         match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if keyed.is_empty() => {
+                // All statements in one go: each go is a trip to the connection's own thread.
+                let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+                insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>());
+                whole.push("COMMIT").build().execute(&mut *writer.acquire().await?).await?;
+            }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                if !keyed.is_empty() {
-                    known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                let fresh = fresh(records, &keyed, &known);
+                if !fresh.is_empty() {
+                    let mut insert = QueryBuilder::<Sqlite>::new("");
+                    insert_sqlite(&mut insert, &fresh);
+                    insert.build().execute(&mut *tx).await?;
                 }
-                insert_sqlite(&mut tx, &fresh(records, &keyed, &known)).await?;
                 reached(Failpoint::AcceptOpen);
                 tx.commit().await?;
             }
-            Pools::Postgres(pool) if keyed.is_empty() => {
-                let fresh: Vec<&NewRecord> = records.iter().collect();
-                insert_postgres(&mut *pool.acquire().await?, &fresh).await?;
-            }
-            Pools::Postgres(pool) => {
-                let mut tx = pool.begin().await?;
-                known = put_keys_postgres(&mut tx, &keyed, now).await?;
-                insert_postgres(&mut tx, &fresh(records, &keyed, &known)).await?;
-                reached(Failpoint::AcceptOpen);
-                tx.commit().await?;
+            Pools::Postgres { hot, .. } => {
+                known = hot
+                    .on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, now).await)
+                    .await?;
             }
         }
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
     }
+}
+
+/// Without keys one statement is enough, which commits by itself.
+async fn accept_postgres(
+    connection: &mut PgConnection,
+    records: &[NewRecord],
+    keyed: &Keyed<'_>,
+    now: i64,
+) -> Result<HashMap<(String, String), Held>, StoreError> {
+    if keyed.is_empty() {
+        insert_postgres(connection, &records.iter().collect::<Vec<_>>()).await?;
+        return Ok(HashMap::new());
+    }
+    let mut tx = connection.begin().await?;
+    let known = put_keys_postgres(&mut tx, keyed, now).await?;
+    insert_postgres(&mut tx, &fresh(records, keyed, &known)).await?;
+    reached(Failpoint::AcceptOpen);
+    tx.commit().await?;
+    Ok(known)
 }
 
 type Keyed<'a> = HashMap<(&'a str, &'a str), &'a NewRecord>;
@@ -271,11 +297,9 @@ fn others<'a>(keyed: &Keyed<'a>, taken: &[(String, String)]) -> Vec<(&'a str, &'
     keyed.keys().filter(|key| !is_taken(key)).copied().collect()
 }
 
-async fn insert_sqlite(tx: &mut SqliteConnection, records: &[&NewRecord]) -> Result<(), StoreError> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    let mut insert = QueryBuilder::<Sqlite>::new(
+/// The statements that write runs.
+fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord]) {
+    insert.push(
         "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
             idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
             expires_at) ",
@@ -300,19 +324,18 @@ async fn insert_sqlite(tx: &mut SqliteConnection, records: &[&NewRecord]) -> Res
             .push_bind(record.due_at())
             .push_bind(record.expires_at.map(Timestamp::millis));
     });
-    insert.build().execute(&mut *tx).await?;
+    insert.push("; ");
     let (held, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
     if !held.is_empty() {
-        hold_sqlite(&mut *tx, &held).await?;
+        hold_sqlite(insert, &held);
     }
     if !ready.is_empty() {
-        make_ready_sqlite(&mut *tx, &ready).await?;
+        make_ready_sqlite(insert, &ready);
     }
-    Ok(())
 }
 
-async fn hold_sqlite(tx: &mut SqliteConnection, held: &[&NewRecord]) -> Result<(), StoreError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
+fn hold_sqlite(insert: &mut QueryBuilder<Sqlite>, held: &[&NewRecord]) {
+    insert.push(
         "INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts,
             max_duration_ms, accepted_at) ",
     );
@@ -329,12 +352,11 @@ async fn hold_sqlite(tx: &mut SqliteConnection, held: &[&NewRecord]) -> Result<(
             .push_bind(record.max_duration_ms)
             .push_bind(record.accepted_at.millis());
     });
-    insert.build().execute(&mut *tx).await?;
-    Ok(())
+    insert.push("; ");
 }
 
-async fn make_ready_sqlite(tx: &mut SqliteConnection, ready: &[&NewRecord]) -> Result<(), StoreError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
+fn make_ready_sqlite(insert: &mut QueryBuilder<Sqlite>, ready: &[&NewRecord]) {
+    insert.push(
         "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts,
             max_attempts, max_duration_ms, since) ",
     );
@@ -353,8 +375,7 @@ async fn make_ready_sqlite(tx: &mut SqliteConnection, ready: &[&NewRecord]) -> R
             .push_bind(record.max_duration_ms)
             .push_bind(record.accepted_at.millis());
     });
-    insert.build().execute(&mut *tx).await?;
-    Ok(())
+    insert.push("; ");
 }
 
 async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord]) -> Result<(), StoreError> {
