@@ -9,13 +9,17 @@ pub mod http;
 pub mod sql;
 pub mod server;
 pub mod load;
+pub mod witness;
+pub mod own_postgres;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
 pub use eventually::eventually;
-pub use judge::Verdict;
 pub use http::{Answer, Client, Event};
+pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
+pub use own_postgres::OwnPostgres;
 pub use provider::Account;
 pub use server::Server;
+pub use witness::{WITNESSED, Witness};

@@ -218,7 +218,7 @@ impl Caller {
                     self.cancel(&id);
                 }
             }
-            Some(answer) => self.refused(&answer),
+            Some(answer) => self.refused_runs(&answer, 1),
         }
     }
 
@@ -227,7 +227,7 @@ impl Caller {
         if answer.status == 200 && answer.field("status") == "cancelled" {
             self.tally.cancelled.insert(id.to_owned());
         } else if !matches!(answer.status, 200 | 202) {
-            self.refused(&answer);
+            self.refused_runs(&answer, 0);
         }
     }
 
@@ -246,7 +246,7 @@ impl Caller {
                 None => self.tally.retried += 1,
                 Some(answer) if matches!(answer.status, 201 | 202) => break answer.field("id"),
                 Some(answer) => {
-                    self.refused(&answer);
+                    self.refused_runs(&answer, 0);
                     if !matches!(answer.status, 409 | 429 | 503) || self.stop.load(Ordering::SeqCst) {
                         // An answer of 503 may hide a commit: the run may be there.
                         self.tally.unanswered += 1;
@@ -299,10 +299,6 @@ impl Caller {
         if self.tally.acked.insert(id.to_owned(), self.env.clone()).is_some() {
             self.tally.wrong.push(format!("{id} was given to two requests"));
         }
-    }
-
-    fn refused(&mut self, answer: &Answer) {
-        self.refused_runs(answer, 1);
     }
 
     fn refused_runs(&mut self, answer: &Answer, runs: usize) {

@@ -357,6 +357,11 @@ impl Server {
         sql::rows(&self.store, query)
     }
 
+    /// Changes the store past the server.
+    pub fn execute(&self, statement: &str) {
+        let _ = sql::rows(&self.store, statement);
+    }
+
     /// The one number that a query gives.
     #[track_caller]
     pub fn number(&self, query: &str) -> i64 {
@@ -389,9 +394,8 @@ impl Server {
 
     /// How many runs stand where, by task and queue.
     pub fn standing(&self) -> Vec<Row> {
-        let tables = ["buffer", "ready", "leases"].map(|table| {
-            format!("SELECT '{table}', env, task, COUNT(*), MIN(run_id) FROM {table} GROUP BY env, task")
-        });
+        let tables = ["buffer", "ready", "leases"]
+            .map(|table| format!("SELECT '{table}', env, task, COUNT(*), MIN(run_id) FROM {table} GROUP BY env, task"));
         self.rows(&tables.join(" UNION ALL "))
     }
 }

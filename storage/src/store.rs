@@ -22,6 +22,7 @@ mod operator;
 mod accept;
 mod buffer;
 mod dispatch;
+mod taking;
 mod finish;
 mod overdue;
 mod waiting;
@@ -52,6 +53,7 @@ pub use results::ResultRow;
 pub use rounds::RoundRow;
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
+pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use waiting::{Cancelled, Patch, Patched};
 

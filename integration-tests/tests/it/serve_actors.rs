@@ -1,7 +1,7 @@
 //! The actors that carry runs out, killed on purpose under load: by a panic, a stop and a hang, each many times.
 //! All runs end, none twice, and every death is counted.
 
-use harness::{Database, Load, Mix, Server, eventually};
+use harness::{Database, Load, Mix, Server, WITNESSED, Witness, eventually};
 
 const KILLS: usize = 8;
 const MODES: [&str; 3] = ["panic", "stop", "hang"];
@@ -11,7 +11,9 @@ fn every_actor_is_killed(database: Database) {
     let workers = (0..SLOTS).map(|slot| format!("worker-{slot}"));
     let actors: Vec<String> = ["drainer", "sweeper"].map(str::to_owned).into_iter().chain(workers).collect();
     let chaos = format!("actors={} modes={} kills={KILLS} every=20ms", actors.join("+"), MODES.join("+"));
+    let witness = Witness::new();
     let mut server = Server::on(database)
+        .config(&witness.task(0.03))
         .set("workers.slots", SLOTS)
         .set("supervisor.hang_seconds", 0.2)
         .set("supervisor.max_restarts", 1_000_000)
@@ -20,7 +22,8 @@ fn every_actor_is_killed(database: Database) {
         .env("TIDEGATE_CHAOS", chaos)
         .expecting("panicked at actors/src/supervisor/child.rs")
         .start();
-    let mix = Mix::of("noop", 7);
+    let mut mix = Mix::of("noop", 7);
+    mix.tasks = ["noop", "noop", "noop", "noop", WITNESSED].map(str::to_owned).to_vec();
     let load = Load::start(&server.door(), &mix);
     let restarts = |actor: &str, cause: &str| {
         let labels = [format!("actor=\"{actor}\""), format!("cause=\"{cause}\"")];
@@ -39,15 +42,18 @@ fn every_actor_is_killed(database: Database) {
     let finished = server.metric("tidegate_runs_finished_total", &[]);
     let ended = server.stop();
     let ends = tally.verify(&server);
-    let lost = server.number("SELECT COUNT(*) FROM attempts WHERE state = 'lost'");
+    let (starts, lost) = witness.verify(&server);
     println!(
-        "actors killed on {database:?}: {} deaths of {} actors; {} runs acknowledged; ends {ends:?}; {lost} tries lost",
+        "actors killed on {database:?}: {} deaths of {} actors; {} runs acknowledged; ends {ends:?}; {starts} programs started, {lost} leases lost",
         actors.len() * MODES.len() * KILLS,
         actors.len(),
         tally.acked.len(),
     );
     let told = ended.stderr.lines().find(|line| line.contains("chaos:") && line.contains("kills carried out"));
-    assert!(told.is_some_and(|line| line.contains(&format!("{0} of {0}", actors.len() * MODES.len() * KILLS))), "{told:?}");
+    assert!(
+        told.is_some_and(|line| line.contains(&format!("{0} of {0}", actors.len() * MODES.len() * KILLS))),
+        "{told:?}"
+    );
     let cancelled = ends.get("cancelled").copied().unwrap_or(0);
     let stored: usize = ends.values().sum();
     assert!(finished <= stored as f64, "{finished} ends were counted of {stored} runs");

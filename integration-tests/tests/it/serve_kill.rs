@@ -2,7 +2,7 @@
 //! burst that buffers, and at every named place. Every acknowledged run reaches exactly one terminal state, none
 //! is lost, and a key makes one run however often its request is sent (invariants 1, 6, 7 and 40).
 
-use harness::{Client, Database, Load, Mix, Server, eventually};
+use harness::{Client, Database, Load, Mix, Server, WITNESSED, Witness, eventually};
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,9 +67,11 @@ fn killed_at_random(database: Database) {
     let seed = seed();
     println!("random kills of the server on {database:?}: TIDEGATE_SEED={seed}");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut server = Server::on(database).config(TASKS).set("supervisor.sweep_seconds", 0.2).start();
+    let witness = Witness::new();
+    let tasks = format!("{TASKS}{}", witness.task(0.02));
+    let mut server = Server::on(database).config(&tasks).set("supervisor.sweep_seconds", 0.2).start();
     let mut mix = Mix::of("noop", seed);
-    mix.tasks = ["noop", "noop", "noop", "pulled"].map(str::to_owned).to_vec();
+    mix.tasks = ["noop", "noop", "noop", "noop", "pulled", WITNESSED].map(str::to_owned).to_vec();
     let load = Load::start(&server.door(), &mix);
     let (stop, leases) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut in_bursts = 0;
@@ -97,9 +99,10 @@ fn killed_at_random(database: Database) {
     });
     server.stop();
     let ends = tally.verify(&server);
+    let (starts, lost) = witness.verify(&server);
     let attempts = server.rows("SELECT state, COUNT(*) FROM attempts GROUP BY state");
     println!(
-        "random kills of the server on {database:?}: {} kills, {in_bursts} of them before a start that buffers; {} runs acknowledged, {} by a key, {} unanswered, {} sent again by key; {} leases of pull workers; refused {:?}; ends {ends:?}; other tries {attempts:?}",
+        "random kills of the server on {database:?}: {} kills, {in_bursts} of them before a start that buffers; {} runs acknowledged, {} by a key, {} unanswered, {} sent again by key; {} leases of pull workers; {starts} programs started, {lost} of their leases lost; refused {:?}; ends {ends:?}; other tries {attempts:?}",
         server.starts - 1,
         tally.acked.len(),
         tally.keys.len(),

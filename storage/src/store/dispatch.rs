@@ -2,6 +2,7 @@
 //! have it, and everything is written about it later under the epoch that it got here (invariants 2 and 9).
 
 use super::hot::Hot;
+use super::taking::{Claimed, Taking, claim_under};
 use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -217,6 +218,57 @@ impl Store {
 
     /// Takes the first runs of some lanes, never more than the caps leave. Counts are exact over all nodes:
     /// whoever takes runs under a cap holds that cap's row until the commit (invariant 8).
+    pub async fn claim(
+        &self,
+        shares: &[Share],
+        caps: &[Cap],
+        taker: Taker<'_>,
+        now: Timestamp,
+    ) -> Result<Claimed, StoreError> {
+        let mut taking = Taking::new(shares, caps, vec![0; caps.len()]);
+        let asked = taking.ask();
+        if asked.is_empty() {
+            return Ok(Claimed::default());
+        }
+        let holder = self.holder(taker);
+        let claimed = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
+                let leased = claim_at_once_sqlite(&mut *writer.acquire().await?, &asked, holder, now).await?;
+                taking.took(&asked, leased);
+                taking.done()
+            }
+            Pools::Sqlite { writer, .. } => {
+                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let taking = Taking::new(shares, caps, count_sqlite(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_sqlite, holder, now);
+                dress_sqlite(&mut tx, &claimed.leased, taker).await?;
+                reached(Failpoint::ClaimOpen);
+                tx.commit().await?;
+                claimed
+            }
+            Pools::Postgres { hot, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
+                let work = async |connection: &mut PgConnection| claim_postgres(connection, &asked, holder, now).await;
+                let leased = hot.on(Hot::Claim, work).await?;
+                taking.took(&asked, leased);
+                taking.done()
+            }
+            Pools::Postgres { pool, .. } => {
+                let mut tx = pool.begin().await?;
+                let taking = Taking::new(shares, caps, count_postgres(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_postgres, holder, now);
+                dress_postgres(&mut tx, &claimed.leased, taker).await?;
+                reached(Failpoint::ClaimOpen);
+                tx.commit().await?;
+                claimed
+            }
+        };
+        if !claimed.leased.is_empty() {
+            reached(Failpoint::ClaimStored);
+        }
+        Ok(claimed)
+    }
+
+    /// The same, for who does not ask which lanes are empty now.
     pub async fn claim_ready(
         &self,
         shares: &[Share],
@@ -224,40 +276,7 @@ impl Store {
         taker: Taker<'_>,
         now: Timestamp,
     ) -> Result<Vec<Leased>, StoreError> {
-        if shares.iter().all(|share| share.runs <= 0) {
-            return Ok(Vec::new());
-        }
-        let leased = match &self.inner.pools {
-            Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                claim_at_once_sqlite(&mut *writer.acquire().await?, shares, self.holder(taker), now).await?
-            }
-            Pools::Sqlite { writer, .. } => {
-                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                let shares = within(shares, caps, &count_sqlite(&mut tx, caps).await?);
-                let leased = claim_sqlite(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_sqlite(&mut tx, &leased, taker).await?;
-                reached(Failpoint::ClaimOpen);
-                tx.commit().await?;
-                leased
-            }
-            Pools::Postgres { hot, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let holder = self.holder(taker);
-                hot.on(Hot::Claim, async |connection| claim_postgres(connection, shares, holder, now).await).await?
-            }
-            Pools::Postgres { pool, .. } => {
-                let mut tx = pool.begin().await?;
-                let shares = within(shares, caps, &count_postgres(&mut tx, caps).await?);
-                let leased = claim_postgres(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_postgres(&mut tx, &leased, taker).await?;
-                reached(Failpoint::ClaimOpen);
-                tx.commit().await?;
-                leased
-            }
-        };
-        if !leased.is_empty() {
-            reached(Failpoint::ClaimStored);
-        }
-        Ok(leased)
+        Ok(self.claim(shares, caps, taker, now).await?.leased)
     }
 
     fn holder<'a>(&'a self, taker: Taker<'a>) -> &'a str {
@@ -287,7 +306,7 @@ impl Store {
 }
 
 /// Cuts the shares down to what the caps leave; the first shares come first.
-fn within(shares: &[Share], caps: &[Cap], under_way: &[i64]) -> Vec<Share> {
+pub(super) fn within(shares: &[Share], caps: &[Cap], under_way: &[i64]) -> Vec<Share> {
     let mut left: Vec<i64> = caps.iter().zip(under_way).map(|(cap, count)| (cap.max - count).max(0)).collect();
     let mut cut = Vec::with_capacity(shares.len());
     for share in shares {

@@ -1,0 +1,80 @@
+//! A program that leaves a line behind each time it is started, where no kill of a server can reach it, and that
+//! can be told from every other process of the machine.
+
+use crate::eventually::eventually;
+use crate::server::Server;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The task's name.
+pub const WITNESSED: &str = "witnessed";
+
+/// Where the lines are, and the mark of the processes.
+pub struct Witness {
+    dir: tempfile::TempDir,
+    mark: String,
+}
+
+impl Witness {
+    pub fn new() -> Witness {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        // A span so small that `sleep` can take it as one more argument.
+        let mark = format!("0.0000000{:07}{number:03}", std::process::id());
+        Witness { dir: tempfile::tempdir().expect("a folder for the lines"), mark }
+    }
+
+    /// A task that writes its line and then takes this long.
+    pub fn task(&self, seconds: f64) -> String {
+        let script = format!("echo started >> {}/$TIDEGATE_RUN_ID; sleep {seconds} $0", self.dir.path().display());
+        format!(
+            "[tasks.{WITNESSED}]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nargs = [\"-c\", '{script}', \"{}\"]\nretry_base_seconds = 0.01\nretry_cap_seconds = 0.05\n",
+            self.mark
+        )
+    }
+
+    /// How often the program of each run was started.
+    pub fn starts(&self) -> HashMap<String, usize> {
+        let entries = std::fs::read_dir(self.dir.path()).expect("the folder of the lines").flatten();
+        let lines = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), lines(entry.path()))).collect()
+    }
+
+    /// The command lines of its processes that there are now.
+    pub fn processes(&self) -> Vec<String> {
+        let entries = std::fs::read_dir("/proc").expect("the processes").flatten();
+        let line = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).replace('\0', " ");
+        entries.map(|entry| line(entry.path().join("cmdline"))).filter(|line| line.contains(&self.mark)).collect()
+    }
+
+    /// No process is left, and no run was started more often than it was given out and lost, and once more;
+    /// holds a server that has ended to it. Returns the starts, and the leases that were lost.
+    #[track_caller]
+    pub fn verify(&self, server: &Server) -> (usize, usize) {
+        eventually("no process is left", || self.processes().is_empty());
+        let lost = server.rows(
+            "SELECT run_id, COUNT(*) FROM attempts WHERE state <> 'declined' OR code IS NOT NULL GROUP BY run_id",
+        );
+        let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
+        let lost: HashMap<String, usize> =
+            lost.iter().map(|row| (text(&row[0]), text(&row[1]).parse().unwrap_or(0))).collect();
+        let starts = self.starts();
+        for (run, count) in &starts {
+            let leases = 1 + lost.get(run).copied().unwrap_or(0);
+            assert!(*count <= leases, "{run} was started {count} times and given out {leases} times");
+        }
+        let done =
+            server.rows(&format!("SELECT id FROM run_records WHERE task = '{WITNESSED}' AND state = 'succeeded'"));
+        let never = done.iter().find(|row| !starts.contains_key(&text(&row[0])));
+        assert!(never.is_none(), "{never:?} succeeded without ever being started");
+        let lost_leases = starts.keys().filter_map(|run| lost.get(run)).sum();
+        (starts.values().sum(), lost_leases)
+    }
+}
+
+impl Default for Witness {
+    fn default() -> Witness {
+        Witness::new()
+    }
+}

@@ -1,0 +1,183 @@
+//! Fairness and caps of the running server: one env's flood does not hold up another's runs (invariant 39), orgs
+//! and envs get equal shares, and caps are exact (invariant 8), all by the runs' own stamps.
+
+use harness::{Client, Database, Server, eventually};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// What cannot be told from nothing on a machine that does other things too.
+const FLOOR_MS: i64 = 20;
+/// A neighbour on the machine can spoil a measurement; then it is made again.
+const TRIES: usize = 3;
+
+fn flood_runs() -> usize {
+    if std::env::var_os("TIDEGATE_SOAK").is_some() { 50_000 } else { 20_000 }
+}
+
+fn noops(count: usize) -> Value {
+    json!({"runs": vec![json!({"task": "noop"}); count]})
+}
+
+/// Waits of an env's runs in milliseconds, from accepted to started, in order.
+fn waits(server: &Server, env: &str) -> Vec<i64> {
+    let query = format!("SELECT started_at - accepted_at FROM run_records WHERE env = '{env}' AND state = 'succeeded'");
+    let rows = server.rows(&query);
+    let mut waits: Vec<i64> =
+        rows.iter().map(|row| row[0].as_deref().unwrap_or("0").parse().expect("a span")).collect();
+    waits.sort_unstable();
+    waits
+}
+
+fn percentile(sorted: &[i64], percent: usize) -> i64 {
+    sorted[(sorted.len() * percent).div_ceil(100).saturating_sub(1).min(sorted.len() - 1)]
+}
+
+/// One run every 100 ms; nobody is waited for but the clock.
+fn trickle(client: &mut Client, count: usize) {
+    let (_held, never) = channel::<()>();
+    for _ in 0..count {
+        client.run(&json!({"task": "noop"}));
+        let _ = never.recv_timeout(Duration::from_millis(100));
+    }
+}
+
+/// The p99 of the light env's waits, alone and beside the flood, and how many runs flooded.
+fn flooded(database: Database, samples: usize) -> (i64, i64, usize) {
+    let mut server = Server::start_on(database);
+    let mut alone = server.client().in_env("light/alone");
+    trickle(&mut alone, samples);
+    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let mut flood = server.client().in_env("flood/dev");
+        let (stop, sent) = (&stop, &sent);
+        scope.spawn(move || {
+            let page = noops(1_000);
+            while !stop.load(Ordering::SeqCst) || sent.load(Ordering::SeqCst) < flood_runs() {
+                let answer = flood.post("/runs/batch", &page);
+                if answer.status == 200 {
+                    sent.fetch_add(1_000, Ordering::SeqCst);
+                } else {
+                    answer.is_problem(429, "quota_exceeded");
+                }
+            }
+        });
+        eventually("the flood rises", || sent.load(Ordering::SeqCst) >= 5_000);
+        trickle(&mut server.client().in_env("light/beside"), samples);
+        stop.store(true, Ordering::SeqCst);
+    });
+    server.all_ended(&["light/alone", "light/beside", "flood/dev"]);
+    server.stop();
+    let (alone, beside) = (waits(&server, "light/alone"), waits(&server, "light/beside"));
+    assert_eq!((alone.len(), beside.len()), (samples, samples));
+    let flooding = waits(&server, "flood/dev");
+    println!(
+        "one every 100 ms on {database:?}: waits alone p50 {} p99 {} ms, beside a flood of {} runs p50 {} p99 {} ms; the flood's own p50 {} ms",
+        percentile(&alone, 50),
+        percentile(&alone, 99),
+        sent.load(Ordering::SeqCst),
+        percentile(&beside, 50),
+        percentile(&beside, 99),
+        percentile(&flooding, 50),
+    );
+    (percentile(&alone, 99), percentile(&beside, 99), sent.into_inner())
+}
+
+fn a_flood_holds_nobody_up(database: Database) {
+    let measured: Vec<_> = (0..TRIES).map(|_| flooded(database, 30)).scan(false, until_fair).collect();
+    assert!(measured.last().is_some_and(fair), "waits alone and beside the flood in ms: {measured:?}");
+}
+
+fn fair((alone, beside, _): &(i64, i64, usize)) -> bool {
+    *beside <= 2 * alone + FLOOR_MS
+}
+
+/// Passes measurements on up to the first fair one.
+fn until_fair(done: &mut bool, measured: (i64, i64, usize)) -> Option<(i64, i64, usize)> {
+    if *done {
+        return None;
+    }
+    *done = fair(&measured);
+    Some(measured)
+}
+
+#[test]
+fn serve_a_flood_of_one_env_does_not_hold_up_another_on_sqlite() {
+    a_flood_holds_nobody_up(Database::Sqlite);
+}
+
+#[test]
+fn serve_a_flood_of_one_env_does_not_hold_up_another_on_postgres() {
+    a_flood_holds_nobody_up(Database::Postgres);
+}
+
+/// Fills envs while nothing is carried out, lets go, and returns the envs in the order of their runs' starts.
+fn order_of_starts(database: Database, backlog: &[(String, usize)]) -> Vec<String> {
+    let mut server = Server::on(database).set("workers.slots", 4).set("buffer.mode", "\"off\"").set("workers.slots", 0);
+    server.again();
+    let envs: Vec<&String> = backlog.iter().map(|(env, _)| env).collect();
+    for (env, count) in backlog {
+        let mut client = server.client().in_env(env);
+        for part in (0..*count).step_by(1_000) {
+            client.post("/runs/batch", &noops((count - part).min(1_000))).is(200);
+        }
+    }
+    server.stop();
+    server.change("TIDEGATE_WORKERS__SLOTS", 4);
+    server.again();
+    server.all_ended(&envs);
+    server.stop();
+    let rows = server.rows("SELECT env FROM run_records ORDER BY started_at, finished_at");
+    rows.into_iter().map(|mut row| row.remove(0).unwrap_or_default()).collect()
+}
+
+fn orgs_and_envs_share_equally(database: Database) {
+    let mut backlog = vec![("single/dev".to_owned(), 6_000)];
+    backlog.extend((0..20).map(|env| (format!("many/env{env:02}"), 300)));
+    let starts = order_of_starts(database, &backlog);
+    let first = &starts[..starts.len() / 2];
+    let single = first.iter().filter(|env| env.starts_with("single/")).count();
+    let many = first.len() - single;
+    let by_env = first.iter().filter(|env| env.starts_with("many/")).fold(BTreeMap::new(), |mut sums, env| {
+        *sums.entry(env.as_str()).or_insert(0) += 1;
+        sums
+    });
+    let (least, most) = (by_env.values().min().copied().unwrap_or(0), by_env.values().max().copied().unwrap_or(0));
+    println!(
+        "shares on {database:?}: of the first {} starts, one env had {single} and 20 envs of another org {many} ({least} to {most} each)",
+        first.len()
+    );
+    assert!(single.abs_diff(many) * 10 <= single.max(many), "{single} and {many}");
+    assert_eq!(by_env.len(), 20);
+    assert!((most - least) * 10 <= most.max(50), "{by_env:?}");
+}
+
+#[test]
+fn serve_orgs_with_one_env_and_with_twenty_get_equal_shares_on_sqlite() {
+    orgs_and_envs_share_equally(Database::Sqlite);
+}
+
+#[test]
+fn serve_orgs_with_one_env_and_with_twenty_get_equal_shares_on_postgres() {
+    orgs_and_envs_share_equally(Database::Postgres);
+}
+
+fn a_heavy_env_starves_no_light_one(database: Database) {
+    let backlog = [("org/heavy".to_owned(), 6_000), ("org/light".to_owned(), 100)];
+    let starts = order_of_starts(database, &backlog);
+    let last = starts.iter().rposition(|env| env == "org/light").expect("it was started");
+    println!("a light env beside a heavy one on {database:?}: its 100 runs were among the first {} starts", last + 1);
+    assert!(last < 300, "its last one was number {last}");
+}
+
+#[test]
+fn serve_a_heavy_env_never_starves_a_light_one_of_its_org_on_sqlite() {
+    a_heavy_env_starves_no_light_one(Database::Sqlite);
+}
+
+#[test]
+fn serve_a_heavy_env_never_starves_a_light_one_of_its_org_on_postgres() {
+    a_heavy_env_starves_no_light_one(Database::Postgres);
+}
