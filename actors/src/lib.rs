@@ -6,7 +6,12 @@
 pub mod supervisor;
 pub mod job_drive;
 pub mod batch_poller;
+pub mod drainer;
+pub mod worker;
 pub mod sweeper;
+pub mod runs;
+pub mod executor;
+pub mod node_lease;
 pub mod provider;
 pub mod price;
 pub mod parts;
@@ -16,4 +21,4 @@ pub mod backoff;
 mod system;
 
 pub use parts::Parts;
-pub use system::{Running, start};
+pub use system::{Running, start, start_runs};

@@ -1,10 +1,13 @@
 //! Wires every actor, in one readable function.
 
 use crate::batch_poller::BatchPoller;
+use crate::drainer::Drainer;
 use crate::job_drive::JobDrive;
 use crate::parts::Parts;
+use crate::runs::RunParts;
 use crate::supervisor::{Child, GaveUp, StopAll, Supervisor};
 use crate::sweeper::Sweeper;
+use crate::worker::Worker;
 use actix::{Actor, Addr, Arbiter, Context};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -28,9 +31,22 @@ impl Running {
 
 /// Starts the supervisor and under it: BatchPoller, JobDrive, Sweeper. Needs an actix `System` on this thread.
 pub fn start(parts: Parts, runtime: Arc<Runtime>) -> Running {
+    start_all(parts, None, runtime)
+}
+
+/// The same, and the Drainer and a Worker for every slot, which carry runs out.
+pub fn start_runs(parts: Parts, runs: RunParts, runtime: Arc<Runtime>) -> Running {
+    start_all(parts, Some(runs), runtime)
+}
+
+fn start_all(parts: Parts, runs: Option<RunParts>, runtime: Arc<Runtime>) -> Running {
     let (gave_up, given_up) = watch::channel(None);
     let (drive, drive_ref) = Child::new(JobDrive::NAME, runtime.clone(), factory(&parts, JobDrive::new));
-    let (sweeper, _) = Child::new(Sweeper::NAME, runtime.clone(), factory(&parts, Sweeper::new));
+    let sweeper_factory = {
+        let (parts, runs) = (parts.clone(), runs.clone());
+        Arc::new(move |_| Sweeper::new(parts.clone(), runs.clone()))
+    };
+    let (sweeper, _) = Child::new(Sweeper::NAME, runtime.clone(), sweeper_factory);
     // The BatchPoller asks the Supervisor for batches; the Supervisor builds the BatchPoller.
     let (sender, receiver) = actix::dev::channel::channel::<Supervisor>(64);
     let supervisor = Addr::new(sender);
@@ -39,7 +55,11 @@ pub fn start(parts: Parts, runtime: Arc<Runtime>) -> Running {
         Arc::new(move |_| BatchPoller::new(parts.clone(), supervisor.clone(), drive_ref.clone()))
     };
     let (poller, poller_ref) = Child::new(BatchPoller::NAME, runtime.clone(), poller_factory);
-    let root = Supervisor::new(parts, vec![drive, poller, sweeper], poller_ref, gave_up);
+    let mut children = vec![drive, poller, sweeper];
+    if let Some(runs) = runs {
+        children.extend(carriers(&runs, &runtime));
+    }
+    let root = Supervisor::new(parts, children, poller_ref, gave_up);
     let arbiter = Arbiter::with_tokio_rt(move || runtime);
     arbiter.spawn_fn(move || {
         actix::spawn(Context::with_receiver(receiver).into_future(root));
@@ -47,7 +67,22 @@ pub fn start(parts: Parts, runtime: Arc<Runtime>) -> Running {
     Running { supervisor, gave_up: given_up, arbiter }
 }
 
-fn factory<A: Actor>(parts: &Parts, build: fn(Parts) -> A) -> crate::supervisor::Factory<A> {
+/// The Drainer, and a Worker for every slot.
+fn carriers(runs: &RunParts, runtime: &Arc<Runtime>) -> Vec<Child> {
+    let mut children = vec![Child::new(Drainer::NAME, runtime.clone(), factory(runs, Drainer::new)).0];
+    for slot in 0..runs.settings.slots {
+        // A handful of names for the life of the process.
+        let name: &'static str = Box::leak(format!("worker-{slot}").into_boxed_str());
+        children.push(Child::new(name, runtime.clone(), factory(runs, Worker::new)).0);
+    }
+    children
+}
+
+fn factory<P, A>(parts: &P, build: fn(P) -> A) -> crate::supervisor::Factory<A>
+where
+    P: Clone + Send + Sync + 'static,
+    A: Actor,
+{
     let parts = parts.clone();
     Arc::new(move |_| build(parts.clone()))
 }

@@ -55,6 +55,8 @@ pub enum Command {
     /// Carry a JSONL file of requests through provider batches; run it again to continue
     #[command(after_help = PROCESS_EXAMPLES)]
     Process(Box<ProcessArgs>),
+    /// Take runs in over HTTP and carry them out, until a signal
+    Serve(ServeArgs),
     /// Run the simulated provider by itself, with faults to switch on
     Sim(SimArgs),
     /// Look at provider batches, and answer for those of unknown fate
@@ -120,6 +122,46 @@ pub struct ProcessArgs {
     /// Serve /livez and /metrics here while it runs
     #[arg(long, value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address of the API (default: 127.0.0.1:7070); port 0 picks a free one, which is printed
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address of /livez, /readyz, /startupz and /metrics (default: 127.0.0.1:7071)
+    #[arg(long, value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
+    /// What this node does
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
+    pub role: Vec<Role>,
+    /// Whether callers need a key (default: as soon as there is one)
+    #[arg(long, value_enum)]
+    pub auth: Option<Auth>,
+}
+
+impl ServeArgs {
+    pub fn roles(&self) -> Vec<Role> {
+        if self.role.contains(&Role::All) {
+            return vec![Role::Api, Role::Worker, Role::Poller, Role::Sweeper];
+        }
+        self.role.clone()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    All,
+    Api,
+    Worker,
+    Poller,
+    Sweeper,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    None,
+    Keys,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,5 +1,12 @@
 //! Settings: flag, then environment (`TIDEGATE_SECTION__KEY`), then file, then default.
 
+mod engine;
+
+pub use engine::{
+    BufferConfig, BufferMode, EnvConfig, LimitsConfig, OrgConfig, QueueConfig, Sections, ServerConfig, TaskConfig,
+    WorkersConfig,
+};
+
 use crate::exit::Failure;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -16,6 +23,14 @@ pub struct Config {
     pub supervisor: SupervisorConfig,
     pub sim: SimConfig,
     pub prices: PricesConfig,
+    pub server: ServerConfig,
+    pub workers: WorkersConfig,
+    pub limits: LimitsConfig,
+    pub buffer: BufferConfig,
+    pub tasks: BTreeMap<String, TaskConfig>,
+    pub queues: BTreeMap<String, QueueConfig>,
+    pub envs: BTreeMap<String, EnvConfig>,
+    pub orgs: BTreeMap<String, OrgConfig>,
 }
 
 /// One provider account.
@@ -125,6 +140,19 @@ impl Config {
         Ok(config)
     }
 
+    /// The sections about carrying runs out.
+    pub fn sections(&self) -> Sections<'_> {
+        Sections {
+            server: &self.server,
+            workers: &self.workers,
+            limits: &self.limits,
+            buffer: &self.buffer,
+            queues: &self.queues,
+            envs: &self.envs,
+            orgs: &self.orgs,
+        }
+    }
+
     fn check(&self) -> Result<(), Failure> {
         let rules = [
             ("nodes.lease_seconds", self.nodes.lease_seconds, 0.5, 3_600.0),
@@ -148,6 +176,8 @@ impl Config {
                 wrong.push(format!("providers.{name}.protocol must be openai or anthropic"));
             }
         }
+        wrong.extend(self.sections().wrong());
+        wrong.extend(crate::tasks::wrong(&self.tasks));
         if wrong.is_empty() { Ok(()) } else { Err(Failure::usage(wrong.join("\n"))) }
     }
 }

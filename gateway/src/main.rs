@@ -7,6 +7,9 @@ use gateway::exit::{Exit, Failure};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = gateway::exec_guard::run_if_asked() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -32,6 +35,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     let config = Config::load(cli.common.config.as_deref())?;
     match &cli.command {
         Command::Process(args) => gateway::process::run(args, &cli.common, &config),
+        Command::Serve(args) => gateway::serve::run(args, &cli.common, &config),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
         Command::Jobs(command) => gateway::jobs::run(command, &cli.common, &config),

@@ -6,10 +6,32 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Histograms hold every observation until somebody scrapes or this runs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether requests are welcome here.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    pub ready: AtomicBool,
+}
+
+impl Readiness {
+    fn of_a_command() -> Readiness {
+        Readiness { ready: AtomicBool::new(true) }
+    }
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    if readiness.ready.load(Ordering::Acquire) {
+        HttpResponse::Ok().body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).body("not ready\n")
+    }
+}
 
 /// The listener while it runs.
 pub struct Ops {
@@ -19,7 +41,14 @@ pub struct Ops {
 impl Ops {
     /// Starts nothing without an address; a port that is taken is an error with its cause.
     pub fn start(listen: Option<SocketAddr>) -> Result<Ops, Failure> {
-        let Some(listen) = listen else { return Ok(Ops { server: None }) };
+        match listen {
+            None => Ok(Ops { server: None }),
+            Some(listen) => Ops::serve(listen, Arc::new(Readiness::of_a_command())),
+        }
+    }
+
+    /// The same for a server, which is not ready before it is.
+    pub fn serve(listen: SocketAddr, readiness: Arc<Readiness>) -> Result<Ops, Failure> {
         let cannot = |what: &str, error: &dyn std::fmt::Display| {
             Failure::new(Exit::Unexpected, format!("--ops-listen {listen}: {what}: {error}"))
         };
@@ -37,7 +66,10 @@ impl Ops {
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(handle.clone()))
+                .app_data(web::Data::from(readiness.clone()))
                 .route("/livez", web::get().to(|| async { HttpResponse::Ok().body("ok\n") }))
+                .route("/readyz", web::get().to(ready))
+                .route("/startupz", web::get().to(ready))
                 .route("/metrics", web::get().to(scrape))
         })
         .workers(1)
@@ -63,13 +95,12 @@ impl Drop for Ops {
 }
 
 fn recorder() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(
-            Matcher::Full(actors::metrics::ACTOR_RESTART_SECONDS.to_owned()),
-            actors::metrics::RESTART_BUCKETS,
-        )?
-        .set_buckets_for_metric(Matcher::Full(guard::REQUEST_SECONDS.to_owned()), guard::REQUEST_BUCKETS)?
-        .install_recorder()
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in actors::metrics::HISTOGRAMS.iter().chain([&(guard::REQUEST_SECONDS, guard::REQUEST_BUCKETS)])
+    {
+        builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
+    }
+    builder.install_recorder()
 }
 
 async fn scrape(handle: web::Data<PrometheusHandle>) -> HttpResponse {

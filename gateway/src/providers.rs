@@ -11,6 +11,7 @@ use actors::provider::anthropic::{Anthropic, DEFAULT_VERSION};
 use actors::provider::openai::OpenAi;
 use actors::provider::{Protocol, Provider};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,6 +104,34 @@ pub fn connect(choice: &Choice, common: &Common, config: &Config) -> Result<Chos
         following: following(choice.protocol, &own, Duration::from_secs(30)),
         sim: None,
     })
+}
+
+/// Clients by account.
+pub type Clients = HashMap<String, Arc<dyn Provider>>;
+
+/// The clients of all providers that the configuration names and has a key for, by account, and how the most
+/// careful of them is to be followed.
+pub fn configured(config: &Config) -> Result<(Clients, Following), Failure> {
+    let mut clients = Clients::new();
+    let mut followed = following(Protocol::OpenAi, &ProviderConfig::default(), Duration::from_secs(30));
+    for (name, own) in &config.providers {
+        let protocol = match (own.protocol.as_deref(), name.as_str()) {
+            (Some("anthropic"), _) | (None, "anthropic") => Protocol::Anthropic,
+            (Some(_), _) | (None, "openai") => Protocol::OpenAi,
+            (None, _) => continue,
+        };
+        let choice = Choice { name: name.clone(), protocol, note: None };
+        if own.api_key_file.is_none() && !(is_vendor(&choice) && is_set(key_variable(protocol))) {
+            continue;
+        }
+        let (base, key) = (base_url(&choice, own)?, api_key(&choice, own)?);
+        let account = own.account.clone().unwrap_or_else(|| fingerprint(name, &base, &key));
+        clients.insert(account, client(protocol, &base, &key, own.version.as_deref())?);
+        let theirs = following(protocol, own, Duration::from_secs(30));
+        followed.settle_after = followed.settle_after.max(theirs.settle_after);
+        followed.hold |= theirs.hold;
+    }
+    Ok((clients, followed))
 }
 
 fn connect_sim(choice: &Choice, common: &Common, config: &Config) -> Result<Chosen, Failure> {

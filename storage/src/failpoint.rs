@@ -67,6 +67,14 @@ failpoints! {
     OutHalf = "out.half",
     OutBeforeRename = "out.before_rename",
     OutRenamed = "out.renamed",
+    AcceptOpen = "accept.open",
+    AcceptStored = "accept.stored",
+    MaterialiseOpen = "materialise.open",
+    MaterialiseStored = "materialise.stored",
+    ClaimOpen = "claim.open",
+    ClaimStored = "claim.stored",
+    FinishOpen = "finish.open",
+    FinishStored = "finish.stored",
 }
 
 struct Armed {

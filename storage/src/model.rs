@@ -10,12 +10,14 @@ pub mod id;
 pub mod time;
 pub mod money;
 pub mod machine;
+pub mod lane;
 
 pub use attempt::request::{RequestEvent, RequestState};
 pub use attempt::{AttemptEvent, AttemptState};
 pub use batch::{BatchEvent, BatchState};
 pub use id::{BatchId, IdMint, JobId, NodeId, RunId};
 pub use job::{Ceilings, JobEvent, JobState, Scope, Source, StopReason};
+pub use lane::{Basin, Lane};
 pub use lease::{Epoch, Lease};
 pub use money::{BadMoney, Money};
 pub use node::{NodeEvent, NodeState};

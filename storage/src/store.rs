@@ -6,6 +6,7 @@
 //! open before a connection is used again.
 
 mod open;
+mod hot;
 mod nodes;
 mod jobs;
 mod rounds;
@@ -18,20 +19,41 @@ mod batches;
 mod results;
 mod tally;
 mod operator;
+mod accept;
+mod buffer;
+mod dispatch;
+mod finish;
+mod overdue;
+mod waiting;
+mod records;
+mod pull;
+mod output;
+mod queues;
+mod keys;
 
+pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
+pub use buffer::{BufferDepth, BufferEntry};
 pub use claim::{Claim, Limits, Opened};
+pub use dispatch::{Cap, Capped, LaneHead, Leased, Share, Taker};
+pub use finish::{Ending, Finished, RunVerdict};
 pub use intake::PoolCounts;
 pub use jobs::{JobMove, JobRow, NewJob};
+pub use keys::ApiKey;
 pub use nodes::NodeRow;
 pub use open::{OpenOptions, StoreClock};
 pub use operator::{Engine, IdOwner};
+pub use output::{NewChunk, OutputChunk, OutputEnd};
+pub use pull::{PullLease, PullWorker};
+pub use queues::QueueRow;
 pub use reconcile::Stray;
+pub use records::{PastAttempt, RunFilter, RunRecord};
 pub use results::ResultRow;
 pub use rounds::RoundRow;
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
 pub use tally::BatchTally;
+pub use waiting::{Cancelled, Patch, Patched};
 
 use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
@@ -56,7 +78,7 @@ struct Inner {
 #[derive(Debug)]
 enum Pools {
     Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
-    Postgres(Pool<Postgres>),
+    Postgres { pool: Pool<Postgres>, hot: Box<hot::HotConnections> },
 }
 
 /// Runs one body against whichever pool is behind the store; `Db` names its database in the body.
@@ -68,7 +90,7 @@ macro_rules! on_pool {
                 type Db = sqlx::Sqlite;
                 $body
             }
-            $crate::store::Pools::Postgres($pool) => {
+            $crate::store::Pools::Postgres { pool: $pool, .. } => {
                 #[allow(dead_code, reason = "not every body names it")]
                 type Db = sqlx::Postgres;
                 $body
@@ -91,7 +113,7 @@ macro_rules! in_tx {
                 $tx.commit().await?;
                 value
             }
-            $crate::store::Pools::Postgres(pool) => {
+            $crate::store::Pools::Postgres { pool, .. } => {
                 #[allow(dead_code, reason = "not every body names it")]
                 type Db = sqlx::Postgres;
                 #[allow(dead_code, reason = "not every body names it")]
@@ -150,7 +172,10 @@ impl Store {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres { pool, hot } => {
+                hot.close().await;
+                pool.close().await;
+            }
         }
     }
 }

@@ -138,7 +138,7 @@ where
     let mut arriving = Arriving::new(payload, limits);
     let Some(first) = arriving.next().await? else { return Ok(Bytes::new()) };
     let Some(second) = arriving.within(limits.bytes_max, first.len()).await? else { return Ok(first) };
-    let mut body = BytesMut::with_capacity(length.clamp(first.len() + second.len(), RESERVE_MAX.max(first.len() * 2)));
+    let mut body = BytesMut::with_capacity(length.min(RESERVE_MAX).max(first.len() + second.len()));
     body.extend_from_slice(&first);
     body.extend_from_slice(&second);
     while let Some(chunk) = arriving.within(limits.bytes_max, body.len()).await? {

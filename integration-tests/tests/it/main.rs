@@ -16,4 +16,4 @@ mod bad_files;
 mod bad_results;
 mod bad_config;
 mod bad_calls;
-mod bad_http;
+mod executors;

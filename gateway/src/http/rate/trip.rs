@@ -42,11 +42,11 @@ pub struct Tripped {
 }
 
 impl Window {
-    /// Counts one more and decides.
-    pub fn observe(&mut self, now: Duration, rule: &Rule) -> Verdict {
+    /// Counts `more` and decides.
+    pub fn observe(&mut self, more: u32, now: Duration, rule: &Rule) -> Verdict {
         self.slide(now, rule);
         let slot = &mut self.slots[slot_of(self.newest)];
-        *slot = slot.saturating_add(1);
+        *slot = slot.saturating_add(more);
         let count = self.slots.iter().fold(0_u32, |sum, slot| sum.saturating_add(*slot));
         if count > rule.threshold {
             self.held_until = Some(now + rule.hold);
@@ -107,9 +107,14 @@ impl Alarm {
 
     /// Counts one accept of an env and says whether that is too many.
     pub fn observe(&self, env: &str, now: Duration) -> Verdict {
+        self.observe_under(&self.rule, env, 1, now)
+    }
+
+    /// Counts some accepts of an env that has a rule of its own.
+    pub fn observe_under(&self, rule: &Rule, env: &str, more: u32, now: Duration) -> Verdict {
         self.envs.with(env, now, |watched| {
             watched.seen = watched.seen.max(now);
-            watched.window.observe(now, &self.rule)
+            watched.window.observe(more, now, rule)
         })
     }
 }

@@ -1,0 +1,312 @@
+//! Moves work downstream fairly: buffered runs into the ready table, and ready runs to this node's workers.
+//!
+//! Owns: where its rotations stand, and the breaker before the store. Wakes: when the doorbell rings and every
+//! `tick_every`. Never: carries a run out, or decides whether a run is buffered.
+
+pub mod plan;
+
+use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT};
+use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
+use crate::supervisor::supervised_child;
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use plan::{Rotation, Turn, Waiting, Weights};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use storage::model::{Basin, Lane, RunId};
+use storage::store::{Cap, Capped, Ending, Leased, Share, Taker};
+use storage::{Class, StoreError};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{debug, warn};
+
+/// Envs that are let in at once beyond what the workers want.
+const LATECOMERS_MAX: usize = 32;
+/// Basins, and lanes of each, in one scan.
+const SCAN_BASINS: i64 = 1_000;
+const SCAN_LANES: i64 = 100;
+/// A look that takes longer than this is given up; what it has claimed is not lost by that.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Look once for everything. Carries nothing: the database is the input.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// What a generation needs to know again and again, and may lose.
+#[derive(Debug, Default)]
+struct Memory {
+    ready: Rotation,
+    buffered: Rotation,
+    breaker: Breaker,
+    scanned_at: Option<Instant>,
+    /// Where the scan goes on, when there are more basins than one scan takes.
+    scan_after: String,
+    paused: Vec<(String, String)>,
+    pace: Pace,
+}
+
+/// See the module's first lines.
+pub struct Drainer {
+    parts: RunParts,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Drainer {
+    pub const NAME: &'static str = "drainer";
+
+    pub fn new(parts: RunParts) -> Drainer {
+        Drainer { parts, memory: Arc::default() }
+    }
+}
+
+impl Actor for Drainer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        let (parts, memory) = (self.parts.clone(), self.memory.clone());
+        let watch = async move {
+            let mut tick = interval(parts.settings.tick_every);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = parts.doorbell.notified() => {}
+                    _ = tick.tick() => {}
+                }
+                look(&parts, &memory).await;
+            }
+        };
+        context.spawn(watch.into_actor(self).map(|(), _, _| {}));
+    }
+}
+
+impl Handler<Drain> for Drainer {
+    type Result = actix::ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
+        let (parts, memory) = (self.parts.clone(), self.memory.clone());
+        Box::pin(async move { look(&parts, &memory).await })
+    }
+}
+
+/// One look, as a task that outlives this actor: what it claims reaches the local queue in any case.
+async fn look(parts: &RunParts, memory: &Arc<Mutex<Memory>>) {
+    let memory = memory.clone();
+    parts
+        .on_runtime(move |parts| async move {
+            let mut state = std::mem::take(&mut *memory.lock().unwrap_or_else(PoisonError::into_inner));
+            let now = parts.store.now();
+            if state.breaker.allows(now) {
+                match timeout(LOOK_WITHIN, drain_once(&parts, &mut state)).await {
+                    Ok(Ok(())) => state.breaker.succeeded(),
+                    Ok(Err(error)) => {
+                        if !state.breaker.is_open() {
+                            warn!(%error, "draining is paused until the store answers");
+                        }
+                        state.breaker.failed(parts.store.now(), &mut rand::rng());
+                    }
+                    Err(_) => warn!("draining took too long; starting over"),
+                }
+            }
+            *memory.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        })
+        .await;
+}
+
+/// Goes on until there is nothing to move, or no place for it.
+async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
+    scan_if_due(parts, memory).await?;
+    if !parts.gates.drainer_off.load(std::sync::atomic::Ordering::Acquire) {
+        let_through(parts, memory).await?;
+    }
+    while parts.may_claim() {
+        let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
+        let mut waiting = waiting(parts, memory);
+        if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
+            // There is enough here, but of others: an env that has nothing here does not wait for that.
+            waiting.retain(|place| !parts.queue.holds(place.basin.env()));
+            free = waiting.len().min(LATECOMERS_MAX);
+        }
+        if free == 0 || waiting.is_empty() {
+            return Ok(());
+        }
+        let turns = memory.ready.plan(&waiting, free, &Shares(parts));
+        let began = now();
+        let claimed = claim(parts, &turns).await?;
+        memory.pace.took(claimed, now().duration_since(began));
+    }
+    Ok(())
+}
+
+struct Shares<'a>(&'a RunParts);
+
+impl Weights for Shares<'_> {
+    fn of_org(&self, org: &str) -> usize {
+        self.0.settings.org_weight(org) as usize
+    }
+
+    fn of_env(&self, env: &str) -> usize {
+        self.0.settings.env(env).weight as usize
+    }
+}
+
+fn waiting(parts: &RunParts, memory: &Memory) -> Vec<Waiting> {
+    let known = parts.lanes.snapshot().into_iter().map(|(basin, lane, rank)| Waiting { basin, lane, rank });
+    let is_paused = |place: &Waiting| {
+        memory.paused.iter().any(|(env, queue)| env == place.basin.env() && queue == place.lane.queue())
+    };
+    known.filter(|place| memory.paused.is_empty() || !is_paused(place)).collect()
+}
+
+/// Looks for lanes that nobody has told this node about: other nodes' runs, runs that came due, and what was
+/// there before this process.
+async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
+    let due = memory.scanned_at.is_none_or(|at| now().duration_since(at) >= parts.settings.scan_every);
+    if !due {
+        return Ok(());
+    }
+    memory.scanned_at = Some(now());
+    let store = &parts.store;
+    store.come_due(store.now(), 5_000).await?;
+    memory.paused = store.paused_queues().await?;
+    let basins = store.ready_basins(None, &memory.scan_after, SCAN_BASINS).await?;
+    memory.scan_after = match basins.last() {
+        Some(last) if basins.len() as i64 == SCAN_BASINS => last.as_str().to_owned(),
+        _ => String::new(),
+    };
+    for basin in &basins {
+        for head in store.ready_lanes(basin, "", SCAN_LANES).await? {
+            parts.lanes.note(&head.basin, &head.lane, head.rank);
+        }
+    }
+    parts.lanes.unblock();
+    Ok(())
+}
+
+/// One turn for every env that has something in the buffer, unless it has enough ready already.
+async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
+    let (store, buffer) = (&parts.store, parts.settings.buffer);
+    let envs = store.buffer_envs("", SCAN_BASINS).await?;
+    if envs.is_empty() {
+        return Ok(());
+    }
+    let no_lane = Lane::new("", "");
+    let waiting: Vec<Waiting> =
+        envs.iter().map(|env| Waiting { basin: Basin::own(env), lane: no_lane.clone(), rank: 0 }).collect();
+    let turns = memory.buffered.plan(&waiting, envs.len(), &Shares(parts));
+    for turn in turns {
+        let env = turn.basin.env();
+        if store.ready_of_env(env, buffer.ready_enough).await? >= buffer.ready_enough {
+            continue;
+        }
+        let limit = buffer.turn * turn.runs as i64;
+        match store.let_through(env, limit).await {
+            Ok(moved) => {
+                metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved);
+                memory.scanned_at = None;
+                parts.doorbell.notify_one();
+            }
+            Err(error) if error.class() == Class::Retryable => return Err(error),
+            // One entry at fault must not hold up those behind it.
+            Err(error) => one_by_one(parts, env, &error).await?,
+        }
+    }
+    if memory.scanned_at.is_none() {
+        scan_if_due(parts, memory).await?;
+    }
+    Ok(())
+}
+
+async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(), StoreError> {
+    if parts.store.let_through(env, 1).await.is_ok() {
+        return Ok(());
+    }
+    if let Some(run) = parts.store.park_first(env, &error.to_string()).await? {
+        metrics::counter!(BUFFER_DRAINED, "outcome" => "parked").increment(1);
+        warn!(run.id = %run, %error, "a buffered run cannot be let through; it is parked");
+    }
+    Ok(())
+}
+
+/// Takes what the turns say; returns how many there were.
+async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<usize, StoreError> {
+    let store = &parts.store;
+    let shares: Vec<Share> = turns
+        .iter()
+        .map(|turn| Share { basin: turn.basin.clone(), lane: turn.lane.clone(), runs: turn.runs as i64 })
+        .collect();
+    let caps = caps(&parts.settings, &shares);
+    let leased = store.claim_ready(&shares, &caps, Taker::Node, store.now()).await?;
+    for share in &shares {
+        let got = leased.iter().filter(|run| run.basin == share.basin && run.lane == share.lane).count() as i64;
+        let capped = caps.iter().any(|cap| cap.of.covers(share));
+        if got < share.runs && capped {
+            parts.lanes.block(&share.basin, &share.lane);
+        } else if got < share.runs {
+            parts.lanes.forget(&share.basin, &share.lane);
+        }
+    }
+    let claimed = leased.len();
+    debug!(claimed, "claimed");
+    hand_over(parts, leased).await?;
+    Ok(claimed)
+}
+
+/// The caps over some shares.
+pub fn caps(settings: &RunSettings, shares: &[Share]) -> Vec<Cap> {
+    let mut caps = Vec::new();
+    let mut add = |of: Capped, max: Option<i64>| {
+        if let Some(max) = max.filter(|_| !caps.iter().any(|cap: &Cap| cap.of == of)) {
+            caps.push(Cap { of, max });
+        }
+    };
+    add(Capped::All, settings.max_running);
+    for share in shares {
+        let (env, queue) = (share.basin.env().to_owned(), share.lane.queue().to_owned());
+        let of_queue = settings.queue(&queue);
+        add(Capped::Env(env.clone()), settings.env(&env).max_running);
+        add(Capped::Queue { env: env.clone(), queue }, of_queue.max_running);
+        if !share.lane.key().is_empty() {
+            let max = of_queue.max_running_per_key.unwrap_or(settings.max_running_per_key);
+            add(Capped::Key { env, lane: share.lane.clone() }, Some(max));
+        }
+    }
+    caps
+}
+
+/// Puts claimed runs where workers find them. From here on each is a `Held`, which gives itself back.
+async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreError> {
+    let now = parts.store.now();
+    let mut held: Vec<Held> =
+        leased.into_iter().map(|run| Held::new(run, String::new(), parts.settler.clone())).collect();
+    let reads = |task: &str| parts.tasks.get(task).is_some_and(|task| task.reads_payload);
+    let wanted: Vec<RunId> =
+        held.iter().filter(|held| reads(&held.leased.task)).map(|held| held.leased.run.clone()).collect();
+    if !wanted.is_empty() {
+        let mut payloads = parts.store.payloads(&wanted).await?;
+        for held in &mut held {
+            if let Some(payload) = payloads.remove(&held.leased.run) {
+                held.payload = payload;
+            }
+        }
+    }
+    let mut mine = Vec::with_capacity(held.len());
+    for held in held {
+        let task = held.leased.task.clone();
+        let queue = held.leased.lane.queue().to_owned();
+        metrics::histogram!(QUEUE_WAIT, "queue" => queue).record(now.since(held.leased.since).as_secs_f64());
+        if parts.tasks.get(&task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_))) {
+            mine.push(held);
+        } else {
+            let reason = format!("no worker of this system has a task `{task}`");
+            held.end(Ending::Failed, Some("unknown_task".to_owned()), Some(reason), None);
+        }
+    }
+    parts.queue.push(mine);
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "spans between scans")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+supervised_child!(Drainer);

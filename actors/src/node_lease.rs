@@ -1,0 +1,64 @@
+//! Keeps this node's lease, and lets go of everything before it ends when it cannot be kept.
+
+use crate::executor::Stop;
+use crate::runs::RunParts;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::StoreError;
+use storage::model::Timestamp;
+use tokio::time::{interval, timeout};
+use tracing::{error, warn};
+
+/// Renews three times within the lease. When the store does not answer, runs are stopped before the lease ends,
+/// because somebody else may have them from then on; when it answers again in time, work goes on. Returns only
+/// when this node was declared gone.
+pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
+    let mut until = parts.store.now() + lease;
+    let mut renew = interval(lease / 3);
+    let mut fenced = false;
+    // Since when every renewal has gone through; nobody else is judged before that is a whole lease long.
+    let mut steady_since = None;
+    loop {
+        renew.tick().await;
+        let answer = timeout(lease / 4, parts.store.renew_lease(lease)).await;
+        let now = parts.store.now();
+        steady_since = matches!(answer, Ok(Ok(_))).then(|| steady_since.unwrap_or(now));
+        let steady = steady_since.is_some_and(|since| now.since(since) >= lease);
+        parts.gates.no_burials.store(!steady, Ordering::Release);
+        match answer {
+            Ok(Ok(renewed)) => {
+                until = renewed;
+                if fenced {
+                    warn!("the store answers again; carrying on");
+                    fenced = false;
+                    parts.doorbell.notify_one();
+                }
+            }
+            Ok(Err(error @ StoreError::Moved { .. })) => return error,
+            Ok(Err(_)) | Err(_) if fenced || !ends_soon(parts.store.now(), until, lease) => {}
+            Ok(Err(_)) | Err(_) => {
+                error!(lease.until = %until, "the lease cannot be renewed; letting go of all runs");
+                fenced = true;
+                parts.queue.give_back();
+                parts.stop_all(Stop::Lost);
+            }
+        }
+    }
+}
+
+/// The next attempt to renew would come too late to still stop in time.
+fn ends_soon(now: Timestamp, until: Timestamp, lease: Duration) -> bool {
+    now + lease / 3 + lease / 12 >= until
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_let_go_while_there_is_still_time_to_stop() {
+        let (lease, until) = (Duration::from_secs(12), Timestamp::from_millis(12_000));
+        assert!(!ends_soon(Timestamp::from_millis(4_000), until, lease));
+        assert!(ends_soon(Timestamp::from_millis(7_000), until, lease));
+    }
+}

@@ -1,0 +1,121 @@
+//! What the actors that carry runs out share: the tasks, the runs in hand, and the doors to the store.
+
+mod intake;
+mod local_queue;
+mod lanes;
+mod settler;
+mod recorder;
+mod breaker;
+mod fate;
+mod tasks;
+mod settings;
+mod pace;
+
+pub use breaker::Breaker;
+pub use fate::fate;
+pub use intake::{Intake, IntakeError, StoreHealth};
+pub use lanes::LaneIndex;
+pub use local_queue::{Held, LocalQueue};
+pub use pace::Pace;
+pub use recorder::Recorder;
+pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
+pub use settler::{Settled, Settler};
+pub use tasks::{Task, TaskKind, Tasks};
+
+use crate::executor::Stop;
+use dashmap::DashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::Store;
+use storage::model::RunId;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+/// Shared by clones. What is in memory here is hints and hands; the truth is in the store.
+#[derive(Clone)]
+pub struct RunParts {
+    pub store: Store,
+    pub settings: Arc<RunSettings>,
+    pub tasks: Arc<Tasks>,
+    pub lanes: Arc<LaneIndex>,
+    pub queue: Arc<LocalQueue>,
+    pub settler: Settler,
+    pub recorder: Recorder,
+    pub intake: Intake,
+    /// Rung when there may be something to drain.
+    pub doorbell: Arc<Notify>,
+    /// How to stop each run that this node is carrying out.
+    pub in_hand: Arc<DashMap<RunId, watch::Sender<Option<Stop>>>>,
+    pub gates: Arc<Gates>,
+    pub runtime: Handle,
+}
+
+/// What is let happen on this node now.
+#[derive(Debug, Default)]
+pub struct Gates {
+    /// No run is claimed any more.
+    pub no_claims: AtomicBool,
+    /// No run is let through from the buffer.
+    pub drainer_off: AtomicBool,
+    /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
+    /// before all have had the time to renew.
+    pub no_burials: AtomicBool,
+}
+
+impl RunParts {
+    /// Starts the tasks that write in groups; they end when the last clone is gone.
+    pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> RunParts {
+        let doorbell = Arc::new(Notify::new());
+        let lanes = Arc::new(LaneIndex::default());
+        let settings = Arc::new(settings);
+        let settler = Settler::start(store.clone(), lanes.clone(), doorbell.clone(), &runtime);
+        let recorder = Recorder::start(store.clone(), &runtime);
+        let intake = Intake::start(store.clone(), lanes.clone(), doorbell.clone(), settings.intake_queue, &runtime);
+        RunParts {
+            queue: Arc::new(LocalQueue::default()),
+            in_hand: Arc::default(),
+            gates: Arc::default(),
+            tasks: Arc::new(tasks),
+            store,
+            settings,
+            lanes,
+            settler,
+            recorder,
+            intake,
+            doorbell,
+            runtime,
+        }
+    }
+
+    /// Runs store work as a task on the shared runtime, whatever becomes of the caller meanwhile.
+    pub async fn on_runtime<T, F, W>(&self, work: F) -> T
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send,
+        F: FnOnce(RunParts) -> W + Send + 'static,
+    {
+        let parts = self.clone();
+        match self.runtime.spawn(async move { work(parts).await }).await {
+            Ok(value) => value,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only the end of the runtime cancels such a task; then nobody waits for an answer any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Tells a run that this node carries out to stop; false when it is not here.
+    pub fn stop_run(&self, run: &RunId, why: Stop) -> bool {
+        self.in_hand.get(run).is_some_and(|stop| stop.send(Some(why)).is_ok())
+    }
+
+    /// Tells all of them: this node may not act any more.
+    pub fn stop_all(&self, why: Stop) {
+        for stop in self.in_hand.iter() {
+            let _ = stop.send(Some(why));
+        }
+    }
+
+    pub fn may_claim(&self) -> bool {
+        !self.gates.no_claims.load(Ordering::Acquire)
+    }
+}

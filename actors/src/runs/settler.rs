@@ -1,0 +1,157 @@
+//! Ends attempts in groups: what has been queued while one commit ran goes into the next one.
+
+use super::{LaneIndex, Pace};
+use crate::backoff::Backoff;
+use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use storage::model::{RunId, RunState};
+use storage::store::{Finished, RunVerdict};
+use storage::{Class, Store, StoreError};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, broadcast, mpsc};
+use tracing::{error, warn};
+
+/// Changes that a slow follower may lag behind before it has to look for itself.
+const NEWS: usize = 4_096;
+
+/// A run has changed; who follows it looks it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub run: RunId,
+    pub env: String,
+    pub state: RunState,
+}
+
+/// The door through which attempts end.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    verdicts: mpsc::UnboundedSender<RunVerdict>,
+    news: broadcast::Sender<Settled>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Settler {
+    pub(super) fn start(store: Store, lanes: Arc<LaneIndex>, doorbell: Arc<Notify>, runtime: &Handle) -> Settler {
+        // Not bounded here: there are never more verdicts than runs in hand, which the claims bound.
+        let (verdicts, queue) = mpsc::unbounded_channel();
+        let (news, _) = broadcast::channel(NEWS);
+        let settler = Settler { verdicts, news: news.clone(), pending: Arc::default() };
+        let desk = Desk { store, lanes, doorbell, news, pending: settler.pending.clone() };
+        runtime.spawn(desk.work(queue));
+        settler
+    }
+
+    /// Takes a verdict; it is durable some moments later, and kept until then whatever the store does.
+    pub fn settle(&self, verdict: RunVerdict) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        if self.verdicts.send(verdict).is_err() {
+            self.pending.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Verdicts that are not durable yet.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// What is settled from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Settled> {
+        self.news.subscribe()
+    }
+
+    /// Tells followers of a change that came about elsewhere.
+    pub fn announce(&self, settled: Settled) {
+        let _ = self.news.send(settled);
+    }
+}
+
+struct Desk {
+    store: Store,
+    lanes: Arc<LaneIndex>,
+    doorbell: Arc<Notify>,
+    news: broadcast::Sender<Settled>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Desk {
+    async fn work(self, mut queue: mpsc::UnboundedReceiver<RunVerdict>) {
+        let (mut group, mut pace) = (Vec::new(), Pace::default());
+        while queue.recv_many(&mut group, pace.rows()).await > 0 {
+            let began = now();
+            // A panic must not take the verdicts behind it along.
+            let settled = AssertUnwindSafe(self.settle(&group)).catch_unwind().await;
+            pace.took(group.len(), now().duration_since(began));
+            if settled.is_err() {
+                error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
+            }
+            self.pending.fetch_sub(group.len(), Ordering::AcqRel);
+            group.clear();
+            // A place under a cap may have become free.
+            self.lanes.unblock();
+            self.doorbell.notify_one();
+        }
+    }
+
+    /// Settles a group; one that is refused is halved until the verdict at fault stands alone.
+    async fn settle(&self, group: &[RunVerdict]) {
+        let mut parts = vec![group];
+        while let Some(part) = parts.pop() {
+            match self.until_it_answers(part).await {
+                Ok(finished) => {
+                    finished.into_iter().zip(part).for_each(|(finished, verdict)| self.tell(finished, verdict))
+                }
+                Err(error) if part.len() == 1 => {
+                    error!(run.id = %part[0].run, %error, "an attempt cannot be settled");
+                }
+                Err(_) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            }
+        }
+    }
+
+    async fn until_it_answers(&self, part: &[RunVerdict]) -> Result<Vec<Finished>, StoreError> {
+        let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(1) };
+        let mut failures = 0;
+        loop {
+            match self.store.settle_runs(part, self.store.now()).await {
+                Err(error) if error.class() == Class::Retryable => {
+                    failures += 1;
+                    if failures == 1 {
+                        warn!(%error, verdicts = part.len(), "cannot settle now; keeping the verdicts");
+                    }
+                    let wait = backoff.after(failures, &mut rand::rng());
+                    #[expect(clippy::disallowed_methods, reason = "waits for the store to come back")]
+                    tokio::time::sleep(wait).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn tell(&self, finished: Finished, verdict: &RunVerdict) {
+        let Some(state) = finished.state else {
+            metrics::counter!(LEASES_LOST).increment(1);
+            warn!(run.id = %verdict.run, lease.epoch = %verdict.epoch, "an attempt ended that was not ours any more");
+            return;
+        };
+        if state.is_terminal() {
+            metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(1);
+        }
+        if !state.is_terminal() {
+            self.lanes.note(&finished.basin, &finished.lane, i64::MIN);
+        }
+        // Nobody following is the common case.
+        let _ = self.news.send(Settled { run: finished.run, env: finished.env, state });
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "spans how long a commit takes")]
+fn now() -> Instant {
+    Instant::now()
+}

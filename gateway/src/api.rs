@@ -1,0 +1,165 @@
+//! The API under `/api/v1`: each handler reads what came strictly, makes one call, and writes the answer.
+//!
+//! Handlers run on threads that own no database connection: store work is a task on the shared runtime, and
+//! runs are taken in by the intake, which commits for many requests at once.
+
+pub mod new_run;
+pub mod view;
+mod create;
+mod gate;
+mod quota;
+mod read;
+mod change;
+mod output;
+mod events;
+mod queues;
+mod pull;
+mod buffer;
+mod fleet;
+
+pub use gate::Gate;
+
+use crate::config::Config;
+use crate::http::body;
+use crate::http::cursor::Cursors;
+use crate::http::problem::Problem;
+use crate::http::rate::{Limiter, Quota, Uptime};
+use actix_web::{HttpRequest, web};
+use actors::runs::RunParts;
+use actors::supervisor::Supervisor;
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use storage::StoreError;
+use storage::model::{IdMint, RunId, Timestamp};
+
+/// What handlers share.
+pub struct Api {
+    pub runs: RunParts,
+    pub supervisor: actix::Addr<Supervisor>,
+    pub gate: Gate,
+    quotas: quota::Quotas,
+    /// Requests for runs by env, where they are limited at all.
+    limiter: Option<Limiter>,
+    uptime: Uptime,
+    cursors: Cursors,
+    pub chaos: bool,
+    pub body_limits: body::Limits,
+    pub idempotency: Duration,
+    pub draining: Arc<std::sync::atomic::AtomicBool>,
+    ids: Mutex<IdMint<rand::rngs::StdRng>>,
+}
+
+impl Api {
+    pub fn new(
+        runs: RunParts,
+        supervisor: actix::Addr<Supervisor>,
+        config: &Config,
+        secret: &[u8; 32],
+        draining: Arc<std::sync::atomic::AtomicBool>,
+    ) -> Api {
+        use rand::SeedableRng;
+        Api {
+            gate: Gate::new(config, runs.settings.clone()),
+            quotas: quota::Quotas::default(),
+            limiter: limiter(config.server.requests_per_second),
+            uptime: Uptime::begin(),
+            cursors: Cursors::new(secret),
+            runs,
+            supervisor,
+            chaos: false,
+            body_limits: body::Limits::of(config.server.body_limit_bytes),
+            idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
+            draining,
+            ids: Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()))),
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.runs.store.now()
+    }
+
+    pub fn mint(&self, now: Timestamp) -> RunId {
+        RunId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// The whole of a JSON body, within the limits of size and time.
+    pub async fn body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Bytes, Problem> {
+        body::read(payload, request, &self.body_limits).await
+    }
+
+    /// Store work for a handler; its errors become problems.
+    pub async fn store<T, W, F>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, StoreError>> + Send,
+        F: FnOnce(RunParts) -> W + Send + 'static,
+    {
+        self.runs.on_runtime(work).await.map_err(|error| Problem::from(&error))
+    }
+}
+
+/// A second's worth of requests may come at once.
+fn limiter(per_second: f64) -> Option<Limiter> {
+    // Casting a float saturates: a rate beyond all counts is no limit.
+    let rate = per_second as u32;
+    (rate > 0).then(|| Limiter::new(Quota::per_second(rate, rate), 10_000))
+}
+
+/// All routes, in one place; the OpenAPI document is held against this table.
+pub const ROUTES: &[(&str, &str)] = &[
+    ("POST", "/runs"),
+    ("GET", "/runs"),
+    ("POST", "/runs/batch"),
+    ("GET", "/runs/{id}"),
+    ("PATCH", "/runs/{id}"),
+    ("POST", "/runs/{id}/cancel"),
+    ("POST", "/runs/{id}/replay"),
+    ("GET", "/runs/{id}/output"),
+    ("GET", "/runs/{id}/events"),
+    ("GET", "/events"),
+    ("GET", "/tasks"),
+    ("GET", "/queues"),
+    ("POST", "/queues/{queue}/pause"),
+    ("POST", "/queues/{queue}/resume"),
+    ("GET", "/workers"),
+    ("POST", "/workers/lease"),
+    ("POST", "/workers/heartbeat"),
+    ("POST", "/workers/output"),
+    ("POST", "/workers/complete"),
+    ("POST", "/workers/fail"),
+    ("POST", "/workers/release"),
+    ("GET", "/buffer"),
+    ("GET", "/nodes"),
+    ("GET", "/actors"),
+];
+
+/// Mounts the routes.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let resource = |path: &str| web::resource(path.to_owned());
+    config.service(
+        web::scope("/api/v1")
+            .service(resource("/runs").route(web::post().to(create::one)).route(web::get().to(read::list)))
+            .service(resource("/runs/batch").route(web::post().to(create::batch)))
+            .service(resource("/runs/{id}").route(web::get().to(read::one)).route(web::patch().to(change::patch)))
+            .service(resource("/runs/{id}/cancel").route(web::post().to(change::cancel)))
+            .service(resource("/runs/{id}/replay").route(web::post().to(change::replay)))
+            .service(resource("/runs/{id}/output").route(web::get().to(output::read)))
+            .service(resource("/runs/{id}/events").route(web::get().to(events::of_run)))
+            .service(resource("/events").route(web::get().to(events::of_env)))
+            .service(resource("/tasks").route(web::get().to(queues::tasks)))
+            .service(resource("/queues").route(web::get().to(queues::list)))
+            .service(resource("/queues/{queue}/pause").route(web::post().to(queues::pause)))
+            .service(resource("/queues/{queue}/resume").route(web::post().to(queues::resume)))
+            .service(resource("/workers").route(web::get().to(pull::list)))
+            .service(resource("/workers/lease").route(web::post().to(pull::lease)))
+            .service(resource("/workers/heartbeat").route(web::post().to(pull::heartbeat)))
+            .service(resource("/workers/output").route(web::post().to(pull::output)))
+            .service(resource("/workers/complete").route(web::post().to(pull::complete)))
+            .service(resource("/workers/fail").route(web::post().to(pull::fail)))
+            .service(resource("/workers/release").route(web::post().to(pull::release)))
+            .service(resource("/buffer").route(web::get().to(buffer::depths)))
+            .service(resource("/nodes").route(web::get().to(fleet::nodes)))
+            .service(resource("/actors").route(web::get().to(fleet::actors))),
+    );
+}

@@ -1,0 +1,141 @@
+//! Runs are changed: edited, cancelled, and run again.
+
+use super::Api;
+use super::new_run::METADATA_MAX;
+use super::read::{find, run_id};
+use super::view::{RunView, etag, version_of};
+use crate::http::fields::Fields;
+use crate::http::keys::{Caller, Scope};
+use crate::http::problem::{Code, Problem};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actors::executor::Stop;
+use actors::runs::Settled;
+use serde_json::value::RawValue;
+use storage::model::{RunState, Timestamp};
+use storage::store::{Accepted, Cancelled, NewRecord, Patch, Patched, RunRecord};
+
+/// `PATCH /runs/{id}`: tags, metadata, priority, not_before.
+pub async fn patch(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let body = api.body(payload, &request).await?;
+    let id = run_id(&id)?;
+    let mut fields = Fields::parse(&body)?;
+    let not_before = fields.timestamp("not_before");
+    if not_before.is_some_and(|time| time <= api.now()) {
+        fields.refuse_field("not_before", "range", "must be in the future");
+    }
+    let patch = Patch {
+        tags: fields.tags("tags", 10, 128).map(|tags| serde_json::Value::from(tags).to_string()),
+        metadata: fields.object("metadata", METADATA_MAX).map(|raw: &RawValue| raw.get().to_owned()),
+        priority: fields.integer("priority", -86_400..=86_400),
+        not_before,
+    };
+    fields.reject_unknown();
+    fields.finish()?;
+    let wanted = request.headers().get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().to_owned());
+    let version = match wanted.as_deref() {
+        None | Some("*") => None,
+        Some(tag) => Some(version_of(tag).ok_or_else(|| {
+            Problem::new(Code::PreconditionFailed, "If-Match must be an ETag that this run was read with")
+        })?),
+    };
+    let (env, run) = (caller.env.to_string(), id.clone());
+    let patched = api.store(move |runs| async move { runs.store.patch_run(&env, &run, version, &patch).await }).await?;
+    match patched {
+        Patched::Done { .. } => {
+            let record = find(&api, caller.env.as_str(), id.as_str()).await?;
+            Ok(HttpResponse::Ok().insert_header((header::ETAG, etag(&record))).json(RunView::of(&record)))
+        }
+        Patched::VersionIs(now) => {
+            Err(Problem::new(Code::PreconditionFailed, format!("the run has version {now} by now; read it again")))
+        }
+        Patched::NotDelayed => {
+            Err(Problem::new(Code::Conflict, "only a run that waits for its time can be moved to another time"))
+        }
+        Patched::NotFound => Err(Problem::not_found("run")),
+    }
+}
+
+/// `POST /runs/{id}/cancel`: 200 when it is cancelled or was over, 202 when its worker has been told.
+pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let id = run_id(&id)?;
+    let (env, run) = (caller.env.to_string(), id.clone());
+    let cancelled =
+        api.store(move |runs| async move { runs.store.cancel_run(&env, &run, runs.store.now()).await }).await?;
+    let asked = match cancelled {
+        Cancelled::NotFound => return Err(Problem::not_found("run")),
+        Cancelled::Ended(_) => false,
+        Cancelled::AtOnce => {
+            let state = RunState::Cancelled;
+            api.runs.settler.announce(Settled { run: id.clone(), env: caller.env.to_string(), state });
+            false
+        }
+        Cancelled::Asked { .. } => {
+            api.runs.stop_run(&id, Stop::Cancelled);
+            true
+        }
+    };
+    let record = find(&api, caller.env.as_str(), id.as_str()).await?;
+    let mut answer = if asked { HttpResponse::Accepted() } else { HttpResponse::Ok() };
+    Ok(answer.json(RunView::of(&record)))
+}
+
+/// `POST /runs/{id}/replay`: a new run of the same payload.
+pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let old = find(&api, caller.env.as_str(), &id).await?;
+    let now = api.now();
+    let record = again(&api, old, now)?;
+    let body = RunView::of_new(&record).json();
+    let location = format!("/api/v1/runs/{}", record.id);
+    match api.runs.intake.take(vec![record]).await.map_err(super::create::refused)?.first() {
+        Some(Accepted::New) => Ok(HttpResponse::Created()
+            .insert_header((header::LOCATION, location))
+            .content_type("application/json")
+            .body(body)),
+        _ => Err(Problem::internal("a replay has no key and cannot be anything but new")),
+    }
+}
+
+/// The run to make; its task must still be there.
+fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem> {
+    let task =
+        api.runs.tasks.get(&old.task).ok_or_else(|| {
+            Problem::new(Code::Conflict, format!("the task `{}` is not configured any more", old.task))
+        })?;
+    let basin = match task.kind {
+        actors::runs::TaskKind::Own(_) => storage::model::Basin::own(&old.env),
+        _ => storage::model::Basin::pull(&old.task, &old.env),
+    };
+    // Replays pass the gate like any other run: many of them cannot become a burst of their own.
+    let decision = api.gate.decide(&old.env, 1, api.runs.intake.health());
+    Ok(NewRecord {
+        id: api.mint(now),
+        lane: old.lane(),
+        replay_of: Some(old.id),
+        env: old.env,
+        task: old.task,
+        basin,
+        priority: old.priority,
+        payload: old.payload,
+        tags: old.tags,
+        metadata: old.metadata,
+        source: storage::model::Source::from_word(&old.source).unwrap_or(storage::model::Source::Backfill),
+        session_id: old.session_id,
+        max_attempts: old.max_attempts,
+        max_duration_ms: old.max_duration_ms,
+        accepted_at: now,
+        not_before: None,
+        expires_at: None,
+        buffered: matches!(decision, super::gate::Decision::Divert(_)),
+        idempotency: None,
+    })
+}

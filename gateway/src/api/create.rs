@@ -1,0 +1,281 @@
+//! Runs come in: one, or many at once. The answer goes out when they are durable.
+
+use super::Api;
+use super::gate::Decision;
+use super::new_run::Wish;
+use super::view::RunView;
+use crate::http::body::{self, LineLimits, Lines, Media};
+use crate::http::fields::Fields;
+use crate::http::keys::{Caller, Scope};
+use crate::http::problem::{Code, Problem};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actors::metrics::RUNS_REJECTED;
+use actors::runs::IntakeError;
+use std::sync::atomic::Ordering;
+use storage::model::{RunId, Timestamp};
+use storage::store::{Accepted, NewRecord};
+
+/// Runs in one request.
+pub const BATCH_MAX: usize = 1_000;
+
+/// `POST /runs`
+pub async fn one(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let body = api.body(payload, &request).await?;
+    let now = api.now();
+    let mut fields = Fields::parse(&body)?;
+    let mut wish = Wish::read(&mut fields, &api.runs.tasks, now);
+    if let Some(key) = header_key(&request)? {
+        if wish.idempotency_key.as_ref().is_some_and(|own| *own != key) {
+            fields.refuse_field("idempotency_key", "conflict", "is another key than that of the header");
+        }
+        wish.idempotency_key = Some(key);
+    }
+    fields.finish()?;
+    admit(&api, caller.env.as_str(), 1, now).await?;
+    let buffered = diverted(&api, caller.env.as_str(), 1);
+    let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
+    let body = RunView::of_new(&record).json();
+    let (id, buffered) = (record.id.clone(), record.buffered);
+    let accepted = api.runs.intake.take(vec![record]).await.map_err(refused)?;
+    match accepted.into_iter().next() {
+        Some(Accepted::New) => Ok(created(status_of(buffered), id.as_str(), body, false)),
+        Some(Accepted::Replayed { run, answer }) => {
+            let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
+            Ok(created(status.parse().unwrap_or(201), run.as_str(), body.to_owned(), true))
+        }
+        Some(Accepted::Mismatch { run }) => Err(mismatch(&run)),
+        None => Err(Problem::internal("the intake gave no answer")),
+    }
+}
+
+fn status_of(buffered: bool) -> u16 {
+    if buffered { 202 } else { 201 }
+}
+
+fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
+    let status = actix_web::http::StatusCode::from_u16(status).unwrap_or(actix_web::http::StatusCode::CREATED);
+    let mut answer = HttpResponse::build(status);
+    answer.insert_header((header::LOCATION, format!("/api/v1/runs/{id}")));
+    if replayed {
+        answer.insert_header(("Idempotency-Replayed", "true"));
+    }
+    answer.content_type("application/json").body(body)
+}
+
+/// `Idempotency-Key`, quoted as the IETF draft has it, or bare.
+fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let mut values = request.headers().get_all("idempotency-key");
+    let Some(value) = values.next() else { return Ok(None) };
+    let refuse = |detail: &'static str| Problem::field("Idempotency-Key", "format", detail);
+    if values.next().is_some() {
+        return Err(refuse("was sent twice"));
+    }
+    let text = value.to_str().map_err(|_| refuse("must be printable ASCII"))?.trim();
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let fits = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(Some(key.to_owned())) } else { Err(refuse("must be 1 to 255 printable ASCII characters")) }
+}
+
+/// Whether an env may have more runs waiting.
+async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), Problem> {
+    if api.draining.load(Ordering::Acquire) {
+        return Err(Problem::new(Code::Draining, "this node is stopping; another one takes the request").retry_after(1));
+    }
+    if let Some(limiter) = &api.limiter
+        && let Err(limited) = limiter.check(env, api.uptime.now())
+    {
+        metrics::counter!(RUNS_REJECTED, "reason" => "rate").increment(runs as u64);
+        let detail = format!("{env} sends more requests a second than it may");
+        return Err(Problem::new(Code::RateLimited, detail).retry_after(limited.retry_after_seconds()));
+    }
+    let most = api.runs.settings.env(env).max_waiting;
+    let waiting = api.quota_used(env, now).await?;
+    if waiting + runs as i64 > most {
+        metrics::counter!(RUNS_REJECTED, "reason" => "limit").increment(runs as u64);
+        let detail = format!("{waiting} runs of {env} wait already; at most {most} may");
+        return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(5));
+    }
+    api.quotas.add(env, runs as i64);
+    Ok(())
+}
+
+fn diverted(api: &Api, env: &str, runs: usize) -> bool {
+    matches!(api.gate.decide(env, runs, api.runs.intake.health()), Decision::Divert(_))
+}
+
+fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -> Result<NewRecord, Problem> {
+    let task = api.runs.tasks.get(&wish.task).ok_or_else(|| Problem::internal("a task has gone"))?;
+    let (key, fingerprint) = (wish.idempotency_key.clone(), wish.fingerprint.clone());
+    let mut record = wish.record(api.mint(now), env, task, now);
+    record.buffered = buffered;
+    if let Some(key) = key {
+        let expires_at = now + api.idempotency;
+        record.idempotency = Some(Wish::idempotency(&key, &fingerprint, String::new(), expires_at));
+        let answer = format!("{}\n{}", status_of(buffered), RunView::of_new(&record).json());
+        if let Some(own) = &mut record.idempotency {
+            own.answer = answer;
+        }
+    }
+    Ok(record)
+}
+
+pub fn refused(error: IntakeError) -> Problem {
+    match error {
+        IntakeError::Full => {
+            metrics::counter!(RUNS_REJECTED, "reason" => "overload").increment(1);
+            Problem::new(Code::Overloaded, error.to_string()).retry_after(1)
+        }
+        IntakeError::Store(error) => {
+            metrics::counter!(RUNS_REJECTED, "reason" => "store").increment(1);
+            Problem::from(&*error)
+        }
+        IntakeError::NoAnswer => {
+            metrics::counter!(RUNS_REJECTED, "reason" => "store").increment(1);
+            Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1)
+        }
+    }
+}
+
+/// `POST /runs/batch`: `{runs: […]}`, or a run a line. A verdict for each.
+pub async fn batch(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsWrite)?;
+    let now = api.now();
+    let mut sent = match body::media(&request)? {
+        Media::Json => sent_as_json(&api.body(payload, &request).await?, &api, now)?,
+        Media::Ndjson => sent_as_lines(payload, &request, &api, now).await?,
+    };
+    if sent.verdicts.is_empty() {
+        return Err(Problem::field("/runs", "too_few", "must have 1 item at least"));
+    }
+    if !sent.wishes.is_empty() {
+        take(&api, caller.env.as_str(), &mut sent, now).await?;
+    }
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts)))
+}
+
+/// What was sent at once: a verdict for each, and those that may be taken in with their index.
+#[derive(Default)]
+struct Sent {
+    verdicts: Vec<Verdict>,
+    wishes: Vec<(usize, Wish)>,
+}
+
+impl Sent {
+    fn keep(&mut self, read: Result<Wish, Problem>) {
+        match read {
+            Ok(wish) => {
+                self.wishes.push((self.verdicts.len(), wish));
+                self.verdicts.push(Verdict::Taken { body: String::new(), status: 201 });
+            }
+            Err(problem) => self.verdicts.push(Verdict::Refused(problem)),
+        }
+    }
+}
+
+fn sent_as_json(body: &[u8], api: &Api, now: Timestamp) -> Result<Sent, Problem> {
+    let mut fields = Fields::parse(body)?;
+    let mut sent = Sent::default();
+    for mut item in fields.items("runs", 1..=BATCH_MAX) {
+        let wish = Wish::read(&mut item, &api.runs.tasks, now);
+        sent.keep(item.finish().map(|()| wish));
+    }
+    fields.reject_unknown();
+    fields.finish()?;
+    Ok(sent)
+}
+
+async fn sent_as_lines(
+    payload: web::Payload,
+    request: &HttpRequest,
+    api: &Api,
+    now: Timestamp,
+) -> Result<Sent, Problem> {
+    let limits = LineLimits {
+        line_bytes_max: api.body_limits.bytes_max,
+        lines_max: BATCH_MAX as u64,
+        whole: body::Limits::of(api.body_limits.bytes_max.saturating_mul(8)),
+    };
+    let mut lines = Lines::open(payload, request, &limits)?;
+    let mut sent = Sent::default();
+    while let Some(line) = lines.next().await? {
+        sent.keep(Fields::parse(&line.bytes).and_then(|mut fields| {
+            let wish = Wish::read(&mut fields, &api.runs.tasks, now);
+            fields.finish().map(|()| wish)
+        }));
+    }
+    Ok(sent)
+}
+
+/// Takes in what may be, all in one commit.
+async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
+    let wishes = std::mem::take(&mut sent.wishes);
+    admit(api, env, wishes.len(), now).await?;
+    let buffered = diverted(api, env, wishes.len());
+    let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
+    for (index, wish) in wishes {
+        let record = record_of(api, env, wish, buffered, now)?;
+        let body = RunView::of_new(&record).without_payload().json();
+        sent.verdicts[index] = Verdict::Taken { body, status: status_of(buffered) };
+        indices.push(index);
+        records.push(record);
+    }
+    let accepted = api.runs.intake.take(records).await.map_err(refused)?;
+    for (index, accepted) in indices.into_iter().zip(accepted) {
+        match accepted {
+            Accepted::New => {}
+            Accepted::Replayed { answer, .. } => {
+                let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
+                sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
+            }
+            Accepted::Mismatch { run } => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
+        }
+    }
+    Ok(())
+}
+
+fn mismatch(run: &RunId) -> Problem {
+    Problem::new(Code::IdempotencyMismatch, format!("the key was used for {run} with another body"))
+}
+
+enum Verdict {
+    Taken { body: String, status: u16 },
+    Refused(Problem),
+}
+
+/// One object an item, in the order in which they were sent.
+fn answer_of(verdicts: &[Verdict]) -> String {
+    let mut text = String::from("{\"data\":[");
+    let mut taken = 0;
+    for (index, verdict) in verdicts.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        match verdict {
+            Verdict::Taken { body, status } => {
+                taken += 1;
+                text += &format!("{{\"index\":{index},\"status\":{status},\"run\":{body}}}");
+            }
+            Verdict::Refused(problem) => {
+                let error = serde_json::json!({
+                    "index": index,
+                    "status": problem.code.status().as_u16(),
+                    "error": {"code": problem.code.word(), "detail": problem.detail, "errors": problem.errors},
+                });
+                text += &error.to_string();
+            }
+        }
+    }
+    text + &format!("],\"accepted\":{taken},\"rejected\":{}}}", verdicts.len() - taken)
+}

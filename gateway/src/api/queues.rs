@@ -1,0 +1,95 @@
+//! What can be run, and the queues in which it waits.
+
+use super::Api;
+use super::read::Page;
+use crate::http::keys::{Caller, Scope};
+use crate::http::problem::Problem;
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+use storage::model::Timestamp;
+use storage::store::QueueRow;
+
+#[derive(Serialize)]
+struct TaskView<'a> {
+    name: &'a str,
+    kind: &'a str,
+    queue: &'a str,
+    max_attempts: i64,
+    max_duration_seconds: Option<f64>,
+}
+
+/// `GET /tasks`
+pub async fn tasks(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
+    let view = |(name, task)| {
+        let task: &actors::runs::Task = task;
+        TaskView {
+            name,
+            kind: task.word,
+            queue: &task.queue,
+            max_attempts: task.max_attempts,
+            max_duration_seconds: task.max_duration.map(|span| span.as_secs_f64()),
+        }
+    };
+    Ok(HttpResponse::Ok().json(Page::whole(api.runs.tasks.iter().map(view).collect())))
+}
+
+#[derive(Serialize)]
+struct QueueView<'a> {
+    name: &'a str,
+    queued: i64,
+    delayed: i64,
+    running: i64,
+    oldest_age_seconds: Option<f64>,
+    paused: bool,
+    paused_at: Option<String>,
+    max_running: Option<i64>,
+    max_running_per_key: Option<i64>,
+}
+
+fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
+    let settings = api.runs.settings.queue(&row.name);
+    QueueView {
+        name: &row.name,
+        queued: row.queued,
+        delayed: row.delayed,
+        running: row.running,
+        oldest_age_seconds: row.oldest_at.map(|at| now.since(at).as_secs_f64()),
+        paused: row.paused_at.is_some(),
+        paused_at: row.paused_at.map(|at| at.to_string()),
+        max_running: settings.max_running,
+        max_running_per_key: settings.max_running_per_key,
+    }
+}
+
+/// `GET /queues`
+pub async fn list(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::RunsRead)?;
+    let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
+    let now = api.now();
+    Ok(HttpResponse::Ok().json(Page::whole(rows.iter().map(|row| view(&api, row, now)).collect())))
+}
+
+/// `POST /queues/{queue}/pause`: what runs goes on to its end, nothing more is started.
+pub async fn pause(api: web::Data<Api>, caller: Caller, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let now = api.now();
+    set(&api, caller, queue.into_inner(), Some(now)).await
+}
+
+/// `POST /queues/{queue}/resume`
+pub async fn resume(api: web::Data<Api>, caller: Caller, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
+    set(&api, caller, queue.into_inner(), None).await
+}
+
+async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::QueuesWrite)?;
+    if !crate::tasks::is_name(&queue) {
+        return Err(Problem::not_found("queue"));
+    }
+    let (env, name) = (caller.env.to_string(), queue.clone());
+    api.store(move |runs| async move { runs.store.pause_queue(&env, &name, since).await }).await?;
+    api.runs.doorbell.notify_one();
+    let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
+    let row = rows.into_iter().find(|row| row.name == queue).unwrap_or_default();
+    Ok(HttpResponse::Ok().json(view(api, &row, api.now())))
+}

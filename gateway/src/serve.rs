@@ -1,0 +1,260 @@
+//! `tidegate serve`: the API, the actors that carry runs out, and the ops listener, until a signal.
+
+use crate::api::{Api, routes};
+use crate::chaos::Chaos;
+use crate::cli::{Auth, Common, Role, ServeArgs};
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::http::guard::{Guard, Rules};
+use crate::http::keys::{Digest, Gate, KeyId, StoredKey};
+use crate::ops::{Ops, Readiness};
+use crate::{providers, session};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use actors::config::{Settings, Supervision};
+use actors::runs::RunParts;
+use actors::{Parts, Running, node_lease};
+use rand::SeedableRng;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use storage::Store;
+use storage::model::{IdMint, SystemClock, Timestamp};
+use storage::store::ApiKey;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{interval, timeout};
+
+/// Runs the command on a runtime and an actix system of its own.
+pub fn run(args: &ServeArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
+    crate::telemetry::init(false)?;
+    let runtime = session::runtime()?;
+    let system = actix::System::with_tokio_rt({
+        let runtime = runtime.clone();
+        move || runtime
+    });
+    system.block_on(serve(args, common, config, runtime))
+}
+
+/// A server without keys speaks to this machine only.
+fn check_address(listen: SocketAddr, auth: Option<Auth>, keys: bool) -> Result<bool, Failure> {
+    let checks = match auth {
+        Some(Auth::Keys) => true,
+        Some(Auth::None) => return Ok(false),
+        None => keys,
+    };
+    if !checks && !listen.ip().is_loopback() {
+        let what = format!("--listen {listen}: without keys anybody who reaches this address could run anything");
+        let failure = Failure::usage(what);
+        return Err(failure.hint("make a key with `tidegate keys create`, or say --auth none if that is meant"));
+    }
+    Ok(checks)
+}
+
+async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<Runtime>) -> Result<Exit, Failure> {
+    let listen = args.listen.unwrap_or(config.server.listen);
+    let tasks = crate::tasks::make(config)?;
+    let store = session::open_store(common, config).await?;
+    let keys = check_address(listen, args.auth, store.has_keys().await?)?;
+    let readiness = Arc::new(Readiness::default());
+    let ops = Ops::serve(args.ops_listen.unwrap_or(config.server.ops_listen), readiness.clone())?;
+    let roles = args.roles();
+    let mut settings = config.sections().settings();
+    if !roles.contains(&Role::Worker) {
+        settings.slots = 0;
+    }
+    let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone());
+    runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
+    let parts = parts(&store, config, &runtime)?;
+    let running = actors::start_runs(parts, runs.clone(), runtime.clone());
+    let chaos = Chaos::start(&running)?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let http = if roles.contains(&Role::Api) {
+        let secret = digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
+        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone());
+        Some(Http::start(listen, api, gate(keys, &runs), config)?)
+    } else {
+        None
+    };
+    readiness.ready.store(true, Ordering::Release);
+    let ended = watch(&running, &runs, session::lease(config)).await;
+    readiness.ready.store(false, Ordering::Release);
+    draining.store(true, Ordering::Release);
+    if let Some(chaos) = chaos {
+        chaos.report(&running).await;
+    }
+    stop(http, running, &runs, store).await;
+    drop(ops);
+    ended
+}
+
+fn parts(store: &Store, config: &Config, runtime: &Arc<Runtime>) -> Result<Parts, Failure> {
+    let supervision = Supervision {
+        hang_after: Duration::from_secs_f64(config.supervisor.hang_seconds),
+        max_restarts: config.supervisor.max_restarts,
+        window: Duration::from_secs_f64(config.supervisor.window_seconds),
+        ..Supervision::default()
+    };
+    let (clients, following) = providers::configured(config)?;
+    Ok(Parts {
+        store: store.clone(),
+        settings: Arc::new(Settings {
+            supervision,
+            following,
+            sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
+            lease: session::lease(config),
+            ..Settings::default()
+        }),
+        prices: crate::process::prices(config)?,
+        providers: Arc::new(clients),
+        ids: Arc::new(Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng())))),
+        in_hand: Arc::default(),
+        lane: Arc::default(),
+        runtime: runtime.handle().clone(),
+    })
+}
+
+/// Lets callers in: all of them, or those with a key that the store knows.
+fn gate(keys: bool, runs: &RunParts) -> Gate {
+    if !keys {
+        return Gate::open();
+    }
+    let runs = runs.clone();
+    let find = move |id: KeyId| {
+        let runs = runs.clone();
+        async move {
+            let id = id.as_str().to_owned();
+            let found = runs.on_runtime(move |runs| async move { runs.store.key(&id).await }).await?;
+            Ok(found.and_then(|key| stored_key(&key)))
+        }
+    };
+    Gate::with_keys(Arc::new(find), Arc::new(SystemClock))
+}
+
+/// A row that is no key any more, because a newer version wrote it, lets nobody in.
+fn stored_key(row: &ApiKey) -> Option<StoredKey> {
+    Some(StoredKey {
+        sha256: digest(&row.sha256)?,
+        env: row.env.parse().ok()?,
+        scopes: row.scopes.parse().ok()?,
+        expires_at: row.expires_at.map(Timestamp::from_millis),
+        revoked_at: row.revoked_at.map(Timestamp::from_millis),
+    })
+}
+
+/// 256 random bits in hex digits.
+fn fresh_secret() -> String {
+    use rand::RngExt;
+    let mut rng = rand::rng();
+    format!("{:032x}{:032x}", rng.random::<u128>(), rng.random::<u128>())
+}
+
+/// A digest as it is stored: 64 hex digits.
+fn digest(hex: &str) -> Option<Digest> {
+    let mut bytes = Digest::default();
+    if hex.len() != bytes.len() * 2 {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// The HTTP listener while it runs.
+struct Http(ServerHandle);
+
+impl Http {
+    fn start(listen: SocketAddr, api: Api, gate: Gate, config: &Config) -> Result<Http, Failure> {
+        let (api, gate) = (web::Data::new(api), web::Data::new(gate));
+        let server = HttpServer::new(move || {
+            App::new().app_data(api.clone()).app_data(gate.clone()).wrap(Guard::new(Rules::default())).configure(routes)
+        })
+        .workers(config.server.threads)
+        .max_connections(10_000)
+        .client_request_timeout(Duration::from_secs(10))
+        .keep_alive(Duration::from_secs(75))
+        .shutdown_timeout(10)
+        .disable_signals()
+        .bind(listen)
+        .map_err(|error| Failure::usage(format!("--listen {listen}: cannot listen: {error}")))?;
+        for addr in server.addrs() {
+            say!("listening on http://{addr}");
+        }
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        Ok(Http(handle))
+    }
+}
+
+/// Until a signal, or until this process may not go on.
+async fn watch(running: &Running, runs: &RunParts, lease: Duration) -> Result<Exit, Failure> {
+    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut gave_up = running.gave_up.clone();
+    let keeper = runs.runtime.spawn(node_lease::keep(runs.clone(), lease));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        gone = keeper => {
+            let what = match gone {
+                Ok(error) => format!("this node was declared gone: {error}"),
+                Err(error) => format!("the lease keeper ended: {error}"),
+            };
+            return Err(Failure::new(Exit::Conflict, what).hint("start it again; its runs go on elsewhere"));
+        }
+        Ok(()) = gave_up.changed() => {
+            let reason = gave_up.borrow().as_ref().map(ToString::to_string).unwrap_or_default();
+            let failure = Failure::new(Exit::GaveUp, format!("the supervisor gave up: {reason}"));
+            return Err(failure.hint("nothing is lost; start it again to carry on"));
+        }
+    }
+    say!("stopping; once more to stop at once");
+    second_signal_ends_at_once(interrupt, terminate);
+    Ok(Exit::Done)
+}
+
+/// Ends in the order in which nothing is lost: no new requests, no new claims, what runs comes to its end or is
+/// given back, what is settled is written, and only then the store is closed (invariant 38).
+async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Store) {
+    if let Some(Http(handle)) = http {
+        handle.stop(true).await;
+    }
+    runs.gates.no_claims.store(true, Ordering::Release);
+    runs.queue.give_back();
+    let idle = async {
+        let mut look = interval(Duration::from_millis(10));
+        while !runs.in_hand.is_empty() {
+            look.tick().await;
+        }
+    };
+    if timeout(runs.settings.drain_within, idle).await.is_err() {
+        say!("{} runs did not end in time; they are given back", runs.in_hand.len());
+        runs.stop_all(actors::executor::Stop::Lost);
+    }
+    let settled = async {
+        let mut look = interval(Duration::from_millis(10));
+        while runs.settler.pending() > 0 || !runs.in_hand.is_empty() {
+            look.tick().await;
+        }
+    };
+    let _ = timeout(Duration::from_secs(10), settled).await;
+    running.stop().await;
+    // A store that is gone already has nothing to leave; the lease then lapses by itself.
+    let _ = timeout(Duration::from_secs(5), store.leave()).await;
+    store.close().await;
+}
+
+fn second_signal_ends_at_once(mut interrupt: Signal, mut terminate: Signal) {
+    tokio::spawn(async move {
+        let code = tokio::select! {
+            _ = interrupt.recv() => Exit::Interrupted,
+            _ = terminate.recv() => Exit::Terminated,
+        };
+        #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
+        std::process::exit(code as i32);
+    });
+}

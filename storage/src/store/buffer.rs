@@ -1,0 +1,128 @@
+//! The buffer: runs that are accepted and wait to be let through. Letting through is one transaction that moves
+//! rows, so that doing it again changes nothing.
+
+use super::{Pools, Store, in_tx, on_pool};
+use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reached};
+use crate::model::{RunId, Timestamp};
+
+/// What waits in the buffer of one env.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct BufferDepth {
+    pub env: String,
+    pub entries: i64,
+    pub parked: i64,
+    /// Accept time of the oldest, in milliseconds.
+    pub oldest_at: i64,
+}
+
+/// One entry, as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct BufferEntry {
+    pub run_id: String,
+    pub env: String,
+    pub task: String,
+    pub accepted_at: i64,
+    pub parked: Option<String>,
+}
+
+const ENVS: &str = "-- buffer_envs
+WITH RECURSIVE found(env) AS (
+    SELECT MIN(env) FROM buffer WHERE parked IS NULL AND env > $1
+    UNION ALL
+    SELECT (SELECT MIN(b.env) FROM buffer b WHERE b.parked IS NULL AND b.env > f.env) FROM found f WHERE f.env IS NOT NULL)
+SELECT env FROM found WHERE env IS NOT NULL LIMIT $2";
+
+const DEPTHS: &str = "-- buffer_depths
+SELECT env, COUNT(*) AS entries, CAST(COALESCE(SUM(CASE WHEN parked IS NULL THEN 0 ELSE 1 END), 0) AS BIGINT) AS parked,
+    MIN(accepted_at) AS oldest_at
+FROM buffer WHERE $1 = '' OR env = $1 GROUP BY env ORDER BY env";
+
+const ENTRIES: &str = "-- buffer_entries
+SELECT run_id, env, task, accepted_at, parked FROM buffer
+WHERE run_id > $1 AND ($2 = '' OR env = $2) ORDER BY run_id LIMIT $3";
+
+const STALE: &str = "-- stale_entries
+SELECT COUNT(*) FROM buffer WHERE accepted_at < $1";
+
+const LET_THROUGH_POSTGRES: &str = "-- let_through
+WITH picked AS MATERIALIZED (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL
+    ORDER BY rank, run_id LIMIT $2 FOR UPDATE SKIP LOCKED),
+taken AS (DELETE FROM buffer WHERE run_id = ANY(ARRAY(SELECT run_id FROM picked)) RETURNING *)
+INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
+    max_duration_ms, since)
+SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
+FROM taken";
+
+const LET_THROUGH_SQLITE: &str = "-- let_through
+INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
+    max_duration_ms, since)
+SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
+FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2";
+
+/// What has just been made ready is in both tables until this; nothing else ever is.
+const DELETE_LET_THROUGH: &str = "-- delete_let_through
+DELETE FROM buffer WHERE run_id IN
+    (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2)";
+
+const PARK_FIRST: &str = "-- park_first
+UPDATE buffer SET parked = $2 WHERE run_id =
+    (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT 1)
+RETURNING run_id";
+
+impl Store {
+    /// Envs with entries that may be let through, after `after` and in order, at most `limit`.
+    pub async fn buffer_envs(&self, after: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(ENVS).bind(after).bind(limit).fetch_all(pool).await?))
+    }
+
+    /// Makes the first entries of an env ready, at most `limit`; returns how many.
+    pub async fn let_through(&self, env: &str, limit: i64) -> Result<u64, StoreError> {
+        let moved = match &self.inner.pools {
+            Pools::Postgres { pool, .. } => {
+                sqlx::query(LET_THROUGH_POSTGRES).bind(env).bind(limit).execute(pool).await?.rows_affected()
+            }
+            Pools::Sqlite { writer, .. } => {
+                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let moved = sqlx::query(LET_THROUGH_SQLITE).bind(env).bind(limit).execute(&mut *tx).await?;
+                reached(Failpoint::MaterialiseOpen);
+                sqlx::query(DELETE_LET_THROUGH).bind(env).bind(limit).execute(&mut *tx).await?;
+                tx.commit().await?;
+                moved.rows_affected()
+            }
+        };
+        if moved > 0 {
+            reached(Failpoint::MaterialiseStored);
+        }
+        Ok(moved)
+    }
+
+    /// Sets the first entry of an env aside for an operator, with the reason why it cannot be let through.
+    pub async fn park_first(&self, env: &str, why: &str) -> Result<Option<RunId>, StoreError> {
+        let parked: Option<String> =
+            in_tx!(self, |tx| { sqlx::query_scalar(PARK_FIRST).bind(env).bind(why).fetch_optional(&mut *tx).await? });
+        Ok(parked.map(RunId::from_text))
+    }
+
+    /// What waits, by env; of one env if it is given.
+    pub async fn buffer_depths(&self, env: Option<&str>) -> Result<Vec<BufferDepth>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(DEPTHS).bind(env.unwrap_or("")).fetch_all(pool).await?))
+    }
+
+    /// Entries in accept order after `after`, at most `limit`.
+    pub async fn buffer_entries(
+        &self,
+        env: Option<&str>,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<BufferEntry>, StoreError> {
+        Ok(on_pool!(self, |pool| {
+            sqlx::query_as(ENTRIES).bind(after).bind(env.unwrap_or("")).bind(limit).fetch_all(pool).await?
+        }))
+    }
+
+    /// How many entries were accepted before a time and still wait.
+    pub async fn stale_entries(&self, before: Timestamp) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(STALE).bind(before.millis()).fetch_one(pool).await?))
+    }
+}

@@ -1,0 +1,449 @@
+//! Ends attempts: each by its own verdict, under the epoch that its lease got, many in one commit. A run leaves
+//! `leases` in the transaction that ends it or makes it ready again (invariant 7).
+
+use super::hot::Hot;
+use super::{CHUNK, Pools, Store};
+use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reached};
+use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
+use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use std::collections::HashMap;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Succeeded,
+    /// Not to be tried again.
+    Failed,
+    TimedOut,
+    Cancelled,
+    /// To be tried again at this time, if attempts are left.
+    Retry(Timestamp),
+    /// Its carrier is gone; it counts, and is tried again at once if attempts are left.
+    Lost,
+    /// Its carrier gave it back untouched, or was cut off from the store: it does not count.
+    Declined,
+}
+
+/// One attempt's end.
+#[derive(Debug, Clone)]
+pub struct RunVerdict {
+    pub run: RunId,
+    pub epoch: Epoch,
+    pub ending: Ending,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+    /// Raw JSON that the run leaves behind.
+    pub output: Option<String>,
+    pub started_at: Option<Timestamp>,
+}
+
+/// What a verdict did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    pub run: RunId,
+    pub env: String,
+    /// `None` when the attempt was not this carrier's any more: nothing was changed.
+    pub state: Option<RunState>,
+    /// Where it waited, and waits again if it is to be tried again.
+    pub basin: Basin,
+    pub lane: Lane,
+}
+
+/// A lease as it is ended.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Lease {
+    run_id: String,
+    env: String,
+    basin: String,
+    lane: String,
+    task: String,
+    rank: i64,
+    expires_at: Option<i64>,
+    epoch: i64,
+    attempts: i64,
+    max_attempts: i64,
+    max_duration_ms: i64,
+    holder: String,
+    leased_at: i64,
+    cancel_requested: i64,
+}
+
+/// What becomes of a run whose attempt did not end it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Ready again; `due_at` as in `ready`, and the attempts that are used up.
+    Again {
+        due_at: i64,
+        attempts: i64,
+    },
+    End(RunState),
+}
+
+/// Decides what follows from an attempt's end. A cancel that was asked for is obeyed by whatever end comes.
+fn next(ending: Ending, attempts: i64, max_attempts: i64, cancel_requested: bool) -> (RunEvent, Next) {
+    let again = |due_at, attempts| (RunEvent::Requeued, Next::Again { due_at, attempts });
+    match ending {
+        Ending::Succeeded => (RunEvent::Finished, Next::End(RunState::Succeeded)),
+        Ending::Cancelled => (RunEvent::Cancelled, Next::End(RunState::Cancelled)),
+        Ending::Failed => (RunEvent::GaveUp, Next::End(RunState::Failed)),
+        Ending::TimedOut => (RunEvent::RanOutOfTime, Next::End(RunState::TimedOut)),
+        Ending::Retry(_) | Ending::Lost | Ending::Declined if cancel_requested => {
+            (RunEvent::Cancelled, Next::End(RunState::Cancelled))
+        }
+        Ending::Declined => again(0, (attempts - 1).max(0)),
+        Ending::Retry(_) | Ending::Lost if attempts >= max_attempts => (RunEvent::GaveUp, Next::End(RunState::Failed)),
+        Ending::Retry(due) => again(due.millis(), attempts),
+        Ending::Lost => again(0, attempts),
+    }
+}
+
+/// The attempt's own end, as its history keeps it.
+fn attempt_state(ending: Ending) -> AttemptState {
+    match ending {
+        Ending::Succeeded => AttemptState::Succeeded,
+        Ending::Failed | Ending::Retry(_) => AttemptState::Failed,
+        Ending::TimedOut => AttemptState::TimedOut,
+        Ending::Cancelled => AttemptState::Cancelled,
+        Ending::Lost => AttemptState::Lost,
+        Ending::Declined => AttemptState::Declined,
+    }
+}
+
+/// A run's last line, as it is written to its record.
+struct End<'a> {
+    lease: &'a Lease,
+    verdict: &'a RunVerdict,
+    state: RunState,
+}
+
+const LEASES_POSTGRES: &str = "-- end_leases
+DELETE FROM leases USING UNNEST($1::TEXT[], $2::BIGINT[]) AS v(run_id, epoch)
+WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
+RETURNING leases.run_id, env, basin, lane, task, rank, expires_at, leases.epoch, attempts, max_attempts,
+    max_duration_ms, holder, leased_at, cancel_requested";
+
+/// The common case in one statement, and so in one commit of its own: all of them succeeded.
+const SUCCEED_POSTGRES: &str = "-- succeed
+WITH v AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[])
+    AS t(run_id, epoch, output, started_at)),
+ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
+    RETURNING leases.run_id, leases.epoch, attempts, env, basin, lane, output, started_at)
+UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
+    started_at = e.started_at, finished_at = $5
+FROM ended e WHERE id = e.run_id AND state = 'open'
+RETURNING id, e.env, e.basin, e.lane";
+
+const RECORDS_POSTGRES: &str = "-- end_records
+UPDATE run_records SET state = v.state, code = v.code, reason = v.reason, output = v.output, epoch = v.epoch,
+    attempts = v.attempts, started_at = v.started_at, finished_at = $9
+FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[])
+    AS v(id, state, code, reason, output, epoch, attempts, started_at)
+WHERE run_records.id = v.id AND run_records.state = 'open'";
+
+impl Store {
+    /// Ends attempts. Verdicts on a lease that has moved on change nothing and say so (invariants 4 and 10).
+    pub async fn settle_runs(&self, verdicts: &[RunVerdict], now: Timestamp) -> Result<Vec<Finished>, StoreError> {
+        let mut finished = Vec::with_capacity(verdicts.len());
+        for chunk in verdicts.chunks(CHUNK) {
+            let plain = |verdict: &RunVerdict| {
+                verdict.ending == Ending::Succeeded && verdict.code.is_none() && verdict.reason.is_none()
+            };
+            let part = match &self.inner.pools {
+                Pools::Postgres { hot, .. } if chunk.iter().all(plain) => {
+                    hot.on(Hot::Finish, async |connection| succeed_postgres(connection, chunk, now).await).await?
+                }
+                Pools::Postgres { pool, .. } => {
+                    let mut tx = pool.begin().await?;
+                    let part = settle_postgres(&mut tx, chunk, now).await?;
+                    reached(Failpoint::FinishOpen);
+                    tx.commit().await?;
+                    part
+                }
+                Pools::Sqlite { writer, .. } if chunk.iter().all(plain) => {
+                    succeed_sqlite(&mut *writer.acquire().await?, chunk, now).await?
+                }
+                Pools::Sqlite { writer, .. } => {
+                    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                    let part = settle_sqlite(&mut tx, chunk, now).await?;
+                    reached(Failpoint::FinishOpen);
+                    tx.commit().await?;
+                    part
+                }
+            };
+            reached(Failpoint::FinishStored);
+            finished.extend(part);
+        }
+        Ok(finished)
+    }
+}
+
+async fn succeed_postgres(
+    connection: &mut PgConnection,
+    verdicts: &[RunVerdict],
+    now: Timestamp,
+) -> Result<Vec<Finished>, StoreError> {
+    let done: Vec<(String, String, String, String)> = sqlx::query_as(SUCCEED_POSTGRES)
+        .bind(verdicts.iter().map(|verdict| verdict.run.as_str()).collect::<Vec<_>>())
+        .bind(verdicts.iter().map(|verdict| verdict.epoch.number()).collect::<Vec<_>>())
+        .bind(verdicts.iter().map(|verdict| verdict.output.as_deref()).collect::<Vec<_>>())
+        .bind(verdicts.iter().map(|verdict| verdict.started_at.map(Timestamp::millis)).collect::<Vec<_>>())
+        .bind(now.millis())
+        .fetch_all(connection)
+        .await?;
+    let mut by_run: HashMap<String, (String, String, String)> =
+        done.into_iter().map(|(run, env, basin, lane)| (run, (env, basin, lane))).collect();
+    let finished = verdicts.iter().map(|verdict| match by_run.remove(verdict.run.as_str()) {
+        Some((env, basin, lane)) => Finished {
+            run: verdict.run.clone(),
+            env,
+            state: Some(RunState::Succeeded),
+            basin: Basin::from_text(basin),
+            lane: Lane::from_text(lane),
+        },
+        None => moved_on(verdict),
+    });
+    Ok(finished.collect())
+}
+
+/// In two trips to the connection's thread: one ends the leases, one writes the records and commits.
+async fn succeed_sqlite(
+    connection: &mut SqliteConnection,
+    verdicts: &[RunVerdict],
+    now: Timestamp,
+) -> Result<Vec<Finished>, StoreError> {
+    let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+    end_leases_sqlite(&mut delete, verdicts);
+    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *connection).await?;
+    let by_run: HashMap<&str, &Lease> = leases.iter().map(|lease| (lease.run_id.as_str(), lease)).collect();
+    let ended = |verdict| {
+        let verdict: &RunVerdict = verdict;
+        let lease = by_run.get(verdict.run.as_str()).copied()?;
+        Some(End { lease, verdict, state: RunState::Succeeded })
+    };
+    let ends: Vec<End<'_>> = verdicts.iter().filter_map(ended).collect();
+    let mut update = QueryBuilder::<Sqlite>::new("");
+    if !ends.is_empty() {
+        end_records_sqlite(&mut update, &ends, now);
+        update.push("; ");
+    }
+    update.push("COMMIT").build().execute(&mut *connection).await?;
+    let finished = verdicts.iter().map(|verdict| match by_run.get(verdict.run.as_str()) {
+        Some(lease) => Finished {
+            run: verdict.run.clone(),
+            env: lease.env.clone(),
+            state: Some(RunState::Succeeded),
+            basin: Basin::from_text(&lease.basin),
+            lane: Lane::from_text(&lease.lane),
+        },
+        None => moved_on(verdict),
+    });
+    Ok(finished.collect())
+}
+
+fn moved_on(verdict: &RunVerdict) -> Finished {
+    let (basin, lane) = (Basin::from_text(""), Lane::from_text(""));
+    Finished { run: verdict.run.clone(), env: String::new(), state: None, basin, lane }
+}
+
+/// Everything that follows from the leases that were ours, on one database.
+macro_rules! apply {
+    ($tx:ident, $Db:ty, $leases:ident, $verdicts:ident, $now:ident, $end_records:path) => {{
+        let by_run: HashMap<&str, &Lease> = $leases.iter().map(|lease| (lease.run_id.as_str(), lease)).collect();
+        let (mut ends, mut again, mut history, mut finished) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for verdict in $verdicts {
+            let Some(lease) = by_run.get(verdict.run.as_str()).copied() else {
+                finished.push(moved_on(verdict));
+                continue;
+            };
+            let (event, next) = next(verdict.ending, lease.attempts, lease.max_attempts, lease.cancel_requested != 0);
+            let state = RunState::Running.after(event).unwrap_or(RunState::Failed);
+            match next {
+                Next::Again { due_at, attempts } => {
+                    again.push((lease, due_at, attempts));
+                    history.push((lease, verdict));
+                }
+                Next::End(state) => ends.push(End { lease, verdict, state }),
+            }
+            finished.push(Finished {
+                run: verdict.run.clone(),
+                env: lease.env.clone(),
+                state: Some(state),
+                basin: Basin::from_text(&lease.basin),
+                lane: Lane::from_text(&lease.lane),
+            });
+        }
+        if !ends.is_empty() {
+            $end_records(&mut *$tx, &ends, $now).await?;
+        }
+        let failed: Vec<&End<'_>> = ends.iter().filter(|end| end.state != RunState::Succeeded).collect();
+        if !failed.is_empty() {
+            let mut insert = QueryBuilder::<$Db>::new("INSERT INTO unsuccessful (run_id, env, state) ");
+            insert.push_values(failed, |mut row, end| {
+                row.push_bind(end.lease.run_id.as_str()).push_bind(end.lease.env.as_str()).push_bind(end.state.word());
+            });
+            insert.build().execute(&mut *$tx).await?;
+        }
+        if !again.is_empty() {
+            let mut insert = QueryBuilder::<$Db>::new(
+                "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts,
+                    max_attempts, max_duration_ms, since) ",
+            );
+            insert.push_values(again, |mut row, (lease, due_at, attempts)| {
+                row.push_bind(lease.run_id.as_str())
+                    .push_bind(lease.env.as_str())
+                    .push_bind(lease.basin.as_str())
+                    .push_bind(lease.lane.as_str())
+                    .push_bind(lease.task.as_str())
+                    .push_bind(lease.rank)
+                    .push_bind(due_at)
+                    .push_bind(lease.expires_at)
+                    .push_bind(lease.epoch)
+                    .push_bind(attempts)
+                    .push_bind(lease.max_attempts)
+                    .push_bind(lease.max_duration_ms)
+                    .push_bind($now.millis());
+            });
+            insert.build().execute(&mut *$tx).await?;
+            let mut insert = QueryBuilder::<$Db>::new(
+                "INSERT INTO attempts (run_id, epoch, state, code, reason, holder, leased_at, settled_at) ",
+            );
+            insert.push_values(history, |mut row, (lease, verdict)| {
+                row.push_bind(lease.run_id.as_str())
+                    .push_bind(lease.epoch)
+                    .push_bind(attempt_state(verdict.ending).word())
+                    .push_bind(verdict.code.as_deref())
+                    .push_bind(verdict.reason.as_deref())
+                    .push_bind(lease.holder.as_str())
+                    .push_bind(lease.leased_at)
+                    .push_bind($now.millis());
+            });
+            insert.build().execute(&mut *$tx).await?;
+        }
+        Ok(finished)
+    }};
+}
+
+async fn settle_postgres(
+    tx: &mut PgConnection,
+    verdicts: &[RunVerdict],
+    now: Timestamp,
+) -> Result<Vec<Finished>, StoreError> {
+    let leases: Vec<Lease> = sqlx::query_as(LEASES_POSTGRES)
+        .bind(verdicts.iter().map(|verdict| verdict.run.as_str()).collect::<Vec<_>>())
+        .bind(verdicts.iter().map(|verdict| verdict.epoch.number()).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?;
+    apply!(tx, sqlx::Postgres, leases, verdicts, now, end_records_postgres)
+}
+
+async fn settle_sqlite(
+    tx: &mut SqliteConnection,
+    verdicts: &[RunVerdict],
+    now: Timestamp,
+) -> Result<Vec<Finished>, StoreError> {
+    let mut delete = QueryBuilder::<Sqlite>::new("");
+    end_leases_sqlite(&mut delete, verdicts);
+    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *tx).await?;
+    apply!(tx, Sqlite, leases, verdicts, now, write_ends_sqlite)
+}
+
+fn end_leases_sqlite(delete: &mut QueryBuilder<Sqlite>, verdicts: &[RunVerdict]) {
+    delete.push("DELETE FROM leases WHERE (run_id, epoch) IN (VALUES ");
+    let mut pairs = delete.separated(", ");
+    for verdict in verdicts {
+        pairs.push("(").push_bind_unseparated(verdict.run.as_str());
+        pairs.push_unseparated(", ").push_bind_unseparated(verdict.epoch.number()).push_unseparated(")");
+    }
+    delete.push(
+        ") RETURNING run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+            max_duration_ms, holder, leased_at, cancel_requested",
+    );
+}
+
+async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
+    macro_rules! column {
+        (|$end:ident| $value:expr) => {
+            ends.iter().map(|$end| $value).collect::<Vec<_>>()
+        };
+    }
+    let done = sqlx::query(RECORDS_POSTGRES)
+        .bind(column!(|end| end.lease.run_id.as_str()))
+        .bind(column!(|end| end.state.word()))
+        .bind(column!(|end| end.verdict.code.as_deref()))
+        .bind(column!(|end| end.verdict.reason.as_deref()))
+        .bind(column!(|end| end.verdict.output.as_deref()))
+        .bind(column!(|end| end.lease.epoch))
+        .bind(column!(|end| end.lease.attempts))
+        .bind(column!(|end| end.verdict.started_at.map(Timestamp::millis)))
+        .bind(now.millis())
+        .execute(&mut *tx)
+        .await?;
+    all_of(done.rows_affected(), ends)
+}
+
+async fn write_ends_sqlite(tx: &mut SqliteConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
+    let mut update = QueryBuilder::<Sqlite>::new("");
+    end_records_sqlite(&mut update, ends, now);
+    all_of(update.build().execute(&mut *tx).await?.rows_affected(), ends)
+}
+
+fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: Timestamp) {
+    update.push("UPDATE run_records SET finished_at = ").push_bind(now.millis()).push(
+        ", state = v.column2, code = v.column3, reason = v.column4, output = v.column5, epoch = v.column6,
+            attempts = v.column7, started_at = v.column8 FROM (",
+    );
+    update.push_values(ends, |mut row, end| {
+        row.push_bind(end.lease.run_id.as_str())
+            .push_bind(end.state.word())
+            .push_bind(end.verdict.code.as_deref())
+            .push_bind(end.verdict.reason.as_deref())
+            .push_bind(end.verdict.output.as_deref())
+            .push_bind(end.lease.epoch)
+            .push_bind(end.lease.attempts)
+            .push_bind(end.verdict.started_at.map(Timestamp::millis));
+    });
+    update.push(") AS v WHERE run_records.id = v.column1 AND run_records.state = 'open'");
+}
+
+/// A lease whose run is not open contradicts the model: nothing of the batch is written.
+fn all_of(changed: u64, ends: &[End<'_>]) -> Result<(), StoreError> {
+    if changed == ends.len() as u64 {
+        return Ok(());
+    }
+    let id = ends.first().map(|end| end.lease.run_id.clone()).unwrap_or_default();
+    Err(StoreError::Moved { entity: "run", id, now: "ended, though it was leased".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempts_end_says_what_becomes_of_its_run() {
+        let due = Timestamp::from_millis(9);
+        let again = |due_at, attempts| Next::Again { due_at, attempts };
+        for (ending, attempts, cancel, expected) in [
+            (Ending::Succeeded, 3, true, Next::End(RunState::Succeeded)),
+            (Ending::Failed, 1, false, Next::End(RunState::Failed)),
+            (Ending::TimedOut, 1, true, Next::End(RunState::TimedOut)),
+            (Ending::Cancelled, 1, true, Next::End(RunState::Cancelled)),
+            (Ending::Retry(due), 1, false, again(9, 1)),
+            (Ending::Retry(due), 3, false, Next::End(RunState::Failed)),
+            (Ending::Retry(due), 1, true, Next::End(RunState::Cancelled)),
+            (Ending::Lost, 2, false, again(0, 2)),
+            (Ending::Lost, 3, false, Next::End(RunState::Failed)),
+            (Ending::Lost, 1, true, Next::End(RunState::Cancelled)),
+            (Ending::Declined, 3, false, again(0, 2)),
+            (Ending::Declined, 1, true, Next::End(RunState::Cancelled)),
+        ] {
+            let (event, found) = next(ending, attempts, 3, cancel);
+            assert_eq!(found, expected, "{ending:?} after {attempts}");
+            let state = match found {
+                Next::Again { .. } => RunState::Queued,
+                Next::End(state) => state,
+            };
+            assert_eq!(RunState::Running.after(event), Some(state), "{ending:?} is an edge");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Queues: what waits in each, and whether it is paused. A queue is there as soon as a run names it.
+
+use super::{Store, in_tx, on_pool};
+use crate::error::StoreError;
+use crate::model::{Lane, Timestamp};
+use std::collections::BTreeMap;
+
+/// A queue of an env as it stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueRow {
+    pub name: String,
+    pub queued: i64,
+    pub delayed: i64,
+    pub running: i64,
+    /// When the oldest that may start became ready.
+    pub oldest_at: Option<Timestamp>,
+    pub paused_at: Option<Timestamp>,
+}
+
+const READY: &str = "-- queue_depths
+SELECT lane, CAST(SUM(CASE WHEN due_at = 0 THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(CASE WHEN due_at = 0 THEN 0 ELSE 1 END) AS BIGINT),
+    MIN(CASE WHEN due_at = 0 THEN since END)
+FROM ready WHERE env = $1 GROUP BY lane";
+
+const RUNNING: &str = "-- queue_running
+SELECT lane, COUNT(*) FROM leases WHERE env = $1 GROUP BY lane";
+
+const KNOWN: &str = "-- known_queues
+SELECT name, paused_at FROM queues WHERE env = $1";
+
+const PAUSED: &str = "-- paused_queues
+SELECT env, name FROM queues WHERE paused_at IS NOT NULL";
+
+const PAUSE: &str = "-- pause_queue
+INSERT INTO queues (env, name, paused_at) VALUES ($1, $2, $3)
+ON CONFLICT (env, name) DO UPDATE SET paused_at = CASE WHEN excluded.paused_at IS NULL THEN NULL
+    ELSE COALESCE(queues.paused_at, excluded.paused_at) END";
+
+/// Counting stops at the bound, so that a full env costs no more than an empty one.
+const WAITING: &str = "-- waiting_of_env
+SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q)
+    + (SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 LIMIT $2) AS b)";
+
+const READY_OF_ENV: &str = "-- ready_of_env
+SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q";
+
+type Depth = (String, i64, i64, Option<i64>);
+
+impl Store {
+    /// All queues of an env that hold something or were paused, by name.
+    pub async fn queues(&self, env: &str) -> Result<Vec<QueueRow>, StoreError> {
+        let ready: Vec<Depth> = on_pool!(self, |pool| sqlx::query_as(READY).bind(env).fetch_all(pool).await?);
+        let running: Vec<(String, i64)> =
+            on_pool!(self, |pool| sqlx::query_as(RUNNING).bind(env).fetch_all(pool).await?);
+        let known: Vec<(String, Option<i64>)> =
+            on_pool!(self, |pool| sqlx::query_as(KNOWN).bind(env).fetch_all(pool).await?);
+        let mut queues: BTreeMap<String, QueueRow> = BTreeMap::new();
+        let row = |queues: &mut BTreeMap<String, QueueRow>, name: &str, change: &mut dyn FnMut(&mut QueueRow)| {
+            let row = queues.entry(name.to_owned()).or_default();
+            row.name = name.to_owned();
+            change(row);
+        };
+        for (lane, queued, delayed, oldest) in ready {
+            row(&mut queues, Lane::from_text(lane).queue(), &mut |row| {
+                row.queued += queued;
+                row.delayed += delayed;
+                let oldest = oldest.map(Timestamp::from_millis);
+                row.oldest_at = [row.oldest_at, oldest].into_iter().flatten().min();
+            });
+        }
+        for (lane, count) in running {
+            row(&mut queues, Lane::from_text(lane).queue(), &mut |row| row.running += count);
+        }
+        for (name, paused_at) in known {
+            row(&mut queues, &name, &mut |row| row.paused_at = paused_at.map(Timestamp::from_millis));
+        }
+        Ok(queues.into_values().collect())
+    }
+
+    /// Pauses a queue from `since`, or lets it go on with `None`. What is under way goes on to its end.
+    pub async fn pause_queue(&self, env: &str, name: &str, since: Option<Timestamp>) -> Result<(), StoreError> {
+        in_tx!(self, |tx| {
+            sqlx::query(PAUSE).bind(env).bind(name).bind(since.map(Timestamp::millis)).execute(&mut *tx).await?;
+        });
+        Ok(())
+    }
+
+    /// The `(env, queue)` pairs that are paused.
+    pub async fn paused_queues(&self) -> Result<Vec<(String, String)>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(PAUSED).fetch_all(pool).await?))
+    }
+
+    /// How many runs of an env are past the buffer and wait, counted up to `bound`.
+    pub async fn ready_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(READY_OF_ENV).bind(env).bind(bound).fetch_one(pool).await?))
+    }
+
+    /// How many runs of an env wait, counted up to about `bound`.
+    pub async fn waiting_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(WAITING).bind(env).bind(bound).fetch_one(pool).await?))
+    }
+}

@@ -1,0 +1,292 @@
+//! Reads runs as users see them: the record, and where it stands by which table holds it.
+
+use super::{Store, on_pool};
+use crate::error::StoreError;
+use crate::model::{Epoch, Lane, RunId, RunState, Timestamp};
+use sqlx::QueryBuilder;
+
+/// A run as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    pub id: RunId,
+    pub env: String,
+    pub task: String,
+    pub queue: String,
+    pub priority: i64,
+    pub payload: String,
+    pub tags: String,
+    pub metadata: String,
+    pub concurrency_key: String,
+    pub idempotency_key: Option<String>,
+    pub source: String,
+    pub session_id: Option<String>,
+    pub replay_of: Option<RunId>,
+    pub max_attempts: i64,
+    /// Milliseconds; 0 for no limit.
+    pub max_duration_ms: i64,
+    pub version: i64,
+    pub accepted_at: Timestamp,
+    /// It does not start before this; the next try of one that is tried again.
+    pub not_before: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub state: RunState,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+    pub output: Option<String>,
+    pub epoch: Epoch,
+    /// Attempts that count, the one under way included.
+    pub attempts: i64,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// Who carries it now.
+    pub holder: Option<String>,
+    pub cancel_requested: bool,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    pub state: Option<RunState>,
+    pub task: Option<String>,
+    pub queue: Option<String>,
+    pub tag: Option<String>,
+    pub source: Option<String>,
+    pub accepted_after: Option<Timestamp>,
+    pub accepted_before: Option<Timestamp>,
+}
+
+/// A try that did not end its run.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct PastAttempt {
+    pub epoch: i64,
+    pub state: String,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+    pub holder: Option<String>,
+    pub leased_at: i64,
+    pub settled_at: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RawRecord {
+    id: String,
+    env: String,
+    task: String,
+    queue: String,
+    priority: i64,
+    payload: String,
+    tags: String,
+    metadata: String,
+    concurrency_key: String,
+    idempotency_key: Option<String>,
+    source: String,
+    session_id: Option<String>,
+    replay_of: Option<String>,
+    max_attempts: i64,
+    max_duration_ms: i64,
+    version: i64,
+    accepted_at: i64,
+    not_before: i64,
+    expires_at: Option<i64>,
+    state: String,
+    code: Option<String>,
+    reason: Option<String>,
+    output: Option<String>,
+    epoch: Option<i64>,
+    attempts: Option<i64>,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    buffered_as: Option<String>,
+    ready_due: Option<i64>,
+    ready_attempts: Option<i64>,
+    ready_epoch: Option<i64>,
+    leased_at: Option<i64>,
+    lease_epoch: Option<i64>,
+    lease_attempts: Option<i64>,
+    holder: Option<String>,
+    cancel_requested: Option<i64>,
+}
+
+impl TryFrom<RawRecord> for RunRecord {
+    type Error = StoreError;
+
+    fn try_from(raw: RawRecord) -> Result<RunRecord, StoreError> {
+        let state = stands(&raw)?;
+        let due = raw.ready_due.filter(|due| *due > 0);
+        let not_before = due.or(Some(raw.not_before).filter(|time| *time > 0)).map(Timestamp::from_millis);
+        Ok(RunRecord {
+            not_before,
+            state,
+            epoch: Epoch::from_number(raw.epoch.or(raw.lease_epoch).or(raw.ready_epoch).unwrap_or(0)),
+            attempts: raw.attempts.or(raw.lease_attempts).or(raw.ready_attempts).unwrap_or(0),
+            started_at: raw.started_at.or(raw.leased_at).map(Timestamp::from_millis),
+            finished_at: raw.finished_at.map(Timestamp::from_millis),
+            accepted_at: Timestamp::from_millis(raw.accepted_at),
+            expires_at: raw.expires_at.map(Timestamp::from_millis),
+            replay_of: raw.replay_of.map(RunId::from_text),
+            cancel_requested: raw.cancel_requested.unwrap_or(0) != 0,
+            id: RunId::from_text(raw.id),
+            env: raw.env,
+            task: raw.task,
+            queue: raw.queue,
+            priority: raw.priority,
+            payload: raw.payload,
+            tags: raw.tags,
+            metadata: raw.metadata,
+            concurrency_key: raw.concurrency_key,
+            idempotency_key: raw.idempotency_key,
+            source: raw.source,
+            session_id: raw.session_id,
+            max_attempts: raw.max_attempts,
+            max_duration_ms: raw.max_duration_ms,
+            version: raw.version,
+            code: raw.code,
+            reason: raw.reason,
+            output: raw.output,
+            holder: raw.holder,
+        })
+    }
+}
+
+/// An open run stands where it is held. One that is held nowhere contradicts the model.
+fn stands(raw: &RawRecord) -> Result<RunState, StoreError> {
+    let corrupt =
+        |value: &str| StoreError::Corrupt { entity: "run", id: raw.id.clone(), what: "state", value: value.to_owned() };
+    if raw.state != "open" {
+        return RunState::from_word(&raw.state).ok_or_else(|| corrupt(&raw.state));
+    }
+    match (raw.lease_epoch, raw.ready_due, &raw.buffered_as) {
+        (Some(_), _, _) => Ok(RunState::Running),
+        (None, Some(due), _) if due > 0 && raw.ready_attempts == Some(0) => Ok(RunState::Delayed),
+        (None, Some(_), _) => Ok(RunState::Queued),
+        (None, None, Some(_)) => Ok(RunState::Buffered),
+        (None, None, None) => Err(corrupt("open, and held nowhere")),
+    }
+}
+
+macro_rules! record_columns {
+    () => {
+        "SELECT r.id, r.env, r.task, r.queue, r.priority, r.payload, r.tags, r.metadata, r.concurrency_key,
+            r.idempotency_key, r.source, r.session_id, r.replay_of, r.max_attempts, r.max_duration_ms, r.version,
+            r.accepted_at, r.not_before, r.expires_at, r.state, r.code, r.reason, r.output, r.epoch, r.attempts,
+            r.started_at, r.finished_at, b.run_id AS buffered_as, q.due_at AS ready_due, q.attempts AS ready_attempts,
+            q.epoch AS ready_epoch, l.leased_at, l.epoch AS lease_epoch, l.attempts AS lease_attempts, l.holder,
+            l.cancel_requested
+        FROM "
+    };
+}
+
+const RECORD: &str = concat!(
+    "-- record\n",
+    record_columns!(),
+    "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.run_id = r.id
+    LEFT JOIN leases l ON l.run_id = r.id WHERE r.id = $1 AND r.env = $2"
+);
+
+const PAST_ATTEMPTS: &str = "-- past_attempts
+SELECT epoch, state, code, reason, holder, leased_at, settled_at FROM attempts
+WHERE run_id = $1 AND batch_id IS NULL ORDER BY epoch";
+
+/// The table that a list walks, so that it never walks over runs in other states, and the joins of the others.
+fn walked(state: Option<RunState>) -> (&'static str, &'static str, &'static str) {
+    match state {
+        None | Some(RunState::Succeeded) => (
+            "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.run_id = r.id
+            LEFT JOIN leases l ON l.run_id = r.id WHERE r.env = ",
+            "r.id",
+            "",
+        ),
+        Some(RunState::Buffered) => (
+            "buffer b JOIN run_records r ON r.id = b.run_id LEFT JOIN ready q ON q.run_id = r.id
+            LEFT JOIN leases l ON l.run_id = r.id WHERE b.env = ",
+            "b.run_id",
+            "",
+        ),
+        Some(RunState::Queued | RunState::Delayed) => (
+            "ready q JOIN run_records r ON r.id = q.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            LEFT JOIN leases l ON l.run_id = r.id WHERE q.env = ",
+            "q.run_id",
+            if matches!(state, Some(RunState::Delayed)) {
+                " AND q.due_at > 0 AND q.attempts = 0"
+            } else {
+                " AND (q.due_at = 0 OR q.attempts > 0)"
+            },
+        ),
+        Some(RunState::Running) => (
+            "leases l JOIN run_records r ON r.id = l.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            LEFT JOIN ready q ON q.run_id = r.id WHERE l.env = ",
+            "l.run_id",
+            "",
+        ),
+        Some(RunState::Failed | RunState::Cancelled | RunState::TimedOut | RunState::Expired) => (
+            "unsuccessful u JOIN run_records r ON r.id = u.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            LEFT JOIN ready q ON q.run_id = r.id LEFT JOIN leases l ON l.run_id = r.id WHERE u.env = ",
+            "u.run_id",
+            "",
+        ),
+    }
+}
+
+impl Store {
+    /// A run of an env; another env's run is not found.
+    pub async fn run_record(&self, env: &str, id: &RunId) -> Result<Option<RunRecord>, StoreError> {
+        let raw: Option<RawRecord> =
+            on_pool!(self, |pool| sqlx::query_as(RECORD).bind(id.as_str()).bind(env).fetch_optional(pool).await?);
+        raw.map(RunRecord::try_from).transpose()
+    }
+
+    /// Runs of an env, newest first, those before `before` if it is given, at most `limit`.
+    pub async fn list_runs(
+        &self,
+        env: &str,
+        filter: &RunFilter,
+        before: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<RunRecord>, StoreError> {
+        let (from, id, extra) = walked(filter.state);
+        let raw: Vec<RawRecord> = on_pool!(self, |pool| {
+            let mut select = QueryBuilder::<Db>::new(concat!("-- list_runs\n", record_columns!()));
+            select.push(from).push_bind(env).push(extra);
+            if let Some(state) = filter.state.filter(|state| state.is_terminal()) {
+                let column = if state == RunState::Succeeded { " AND r.state = " } else { " AND u.state = " };
+                select.push(column).push_bind(state.word());
+            }
+            if let Some(before) = before {
+                select.push(" AND ").push(id).push(" < ").push_bind(before);
+            }
+            let texts = [(" AND r.task = ", &filter.task), (" AND r.source = ", &filter.source)];
+            for (column, wanted) in texts.into_iter().filter_map(|(column, wanted)| Some((column, wanted.as_ref()?))) {
+                select.push(column).push_bind(wanted.as_str());
+            }
+            if let Some(queue) = &filter.queue {
+                select.push(" AND r.queue = ").push_bind(queue.as_str());
+            }
+            if let Some(tag) = &filter.tag {
+                // Tags are stored as JSON texts: looked for with their quotes, and no wildcard in them counts.
+                let quoted = serde_json::Value::from(tag.as_str()).to_string();
+                let pattern = quoted.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+                select.push(" AND r.tags LIKE ").push_bind(format!("%{pattern}%")).push(" ESCAPE '\\'");
+            }
+            if let Some(time) = filter.accepted_after {
+                select.push(" AND r.accepted_at >= ").push_bind(time.millis());
+            }
+            if let Some(time) = filter.accepted_before {
+                select.push(" AND r.accepted_at < ").push_bind(time.millis());
+            }
+            select.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(limit);
+            select.build_query_as().fetch_all(pool).await?
+        });
+        raw.into_iter().map(RunRecord::try_from).collect()
+    }
+
+    /// The tries of a run that did not end it, oldest first.
+    pub async fn past_attempts(&self, id: &RunId) -> Result<Vec<PastAttempt>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(PAST_ATTEMPTS).bind(id.as_str()).fetch_all(pool).await?))
+    }
+}
+
+impl RunRecord {
+    pub fn lane(&self) -> Lane {
+        Lane::new(&self.queue, &self.concurrency_key)
+    }
+}
