@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
@@ -32,6 +33,11 @@ pub use name::{REQUEST_ID_HEADER, RequestId};
 use super::problem::{Code, MEDIA_TYPE, Problem};
 use metrics::{Meter, Passing};
 use unread::Unread;
+
+/// What `client_disconnect_timeout` of the server has to be: how long a refused client may go on sending. The
+/// framework reckons it from a time that it reads twice a second; a deadline that is past when it is set is
+/// never noticed, and the connection stays open for ever.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The middleware; wrap the whole app in it, outside of everything else.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +90,7 @@ where
         let passage = Passage {
             id: RequestId::of(request.headers()),
             unread: Unread::watch(&mut request),
-            has_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
+            wants_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
             passing: self.meter.enters(request.method()),
         };
         request.extensions_mut().insert(passage.id.clone());
@@ -108,7 +114,7 @@ where
 struct Passage {
     id: RequestId,
     unread: Option<Unread>,
-    has_body: bool,
+    wants_body: bool,
     passing: Passing,
 }
 
@@ -137,7 +143,7 @@ impl Passage {
         }
         // Closing would cost a client with a small body its connection for nothing.
         let stuck = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
-        if self.has_body && !stuck {
+        if self.wants_body && !stuck {
             unread.drain().await;
         }
         response.map_body(|_, body| unread.hold(body))
