@@ -16,7 +16,9 @@ mod events;
 mod queues;
 mod pull;
 mod buffer;
+mod buffer_entries;
 mod fleet;
+mod docs;
 
 pub use gate::Gate;
 
@@ -116,6 +118,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/workers/fail"),
     ("POST", "/workers/release"),
     ("GET", "/buffer"),
+    ("GET", "/buffer/entries"),
     ("GET", "/nodes"),
     ("GET", "/actors"),
 ];
@@ -123,6 +126,7 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// Mounts the routes.
 pub fn routes(config: &mut web::ServiceConfig) {
     let resource = |path: &str| web::resource(path.to_owned());
+    docs::routes(config);
     config.service(
         web::scope("/api/v1")
             .service(resource("/runs").route(web::post().to(create::one)).route(web::get().to(read::list)))
@@ -145,6 +149,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/workers/fail").route(web::post().to(pull::fail)))
             .service(resource("/workers/release").route(web::post().to(pull::release)))
             .service(resource("/buffer").route(web::get().to(buffer::depths)))
+            .service(resource("/buffer/entries").route(web::get().to(buffer_entries::list)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/actors").route(web::get().to(fleet::actors))),
     );
