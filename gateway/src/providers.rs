@@ -106,10 +106,13 @@ pub fn connect(choice: &Choice, common: &Common, config: &Config) -> Result<Chos
     })
 }
 
+/// Clients by the account that they speak for.
+pub type Clients = HashMap<String, Arc<dyn Provider>>;
+
 /// The clients of all providers that the configuration names and has a key for, by account, and how the most
 /// careful of them is to be followed.
-pub fn configured(config: &Config) -> Result<(HashMap<String, Arc<dyn Provider>>, Following), Failure> {
-    let mut clients: HashMap<String, Arc<dyn Provider>> = HashMap::new();
+pub fn configured(config: &Config) -> Result<(Clients, Following), Failure> {
+    let mut clients = Clients::new();
     let mut followed = following(Protocol::OpenAi, &ProviderConfig::default(), Duration::from_secs(30));
     for (name, own) in &config.providers {
         let protocol = match (own.protocol.as_deref(), name.as_str()) {

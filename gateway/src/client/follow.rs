@@ -45,20 +45,19 @@ impl<'c> Follow<'c> {
     /// The next event; `None` after the last one of a run that has ended. May be dropped and asked again.
     pub async fn next(&mut self) -> Result<Option<Event>, Failure> {
         loop {
-            while let Some(event) = self.ready.pop_front() {
-                if event.name == "end" {
-                    self.ended = true;
-                    break;
-                }
-                if event.id.is_some() {
-                    self.seen.clone_from(&event.id);
-                }
-                return Ok(Some(event));
-            }
             if self.ended {
                 return Ok(None);
             }
-            self.read().await?;
+            match self.ready.pop_front() {
+                Some(event) if event.name == "end" => self.ended = true,
+                Some(event) => {
+                    if event.id.is_some() {
+                        self.seen.clone_from(&event.id);
+                    }
+                    return Ok(Some(event));
+                }
+                None => self.read().await?,
+            }
         }
     }
 

@@ -39,8 +39,14 @@ pub async fn create(client: &Client, path: &Path, key: Option<&str>, common: &Co
             exit = signals.next() => break Some(exit),
         };
         let Some(piece) = piece else { break None };
+        let sent = async {
+            match piece {
+                Ok(piece) => send(client, piece, &mut report).await,
+                Err(failure) => Err(failure),
+            }
+        };
         let sent = tokio::select! {
-            sent = send(client, piece?, &mut report) => sent,
+            sent = sent => sent,
             exit = signals.next() => break Some(exit),
         };
         if let Err(failure) = sent {

@@ -47,9 +47,10 @@ pub fn read(path: &Path, prefix: &str) -> Result<Pieces, Failure> {
         let mut cutter = Cutter { from: BufReader::with_capacity(1 << 16, from), number: 0, held: None };
         loop {
             let piece = cutter.piece(&prefix);
+            let over = piece.as_ref().is_ok_and(|piece| piece.lines.is_empty());
+            let failed = piece.is_err();
             let piece = piece.map_err(|error| Failure::usage(format!("--file: cannot read {name}: {error}")));
-            let over = piece.as_ref().map_or(true, |piece| piece.lines.is_empty());
-            if (over && piece.is_ok()) || feed.blocking_send(piece).is_err() || over {
+            if over || feed.blocking_send(piece).is_err() || failed {
                 return;
             }
         }
