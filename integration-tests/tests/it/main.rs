@@ -11,6 +11,8 @@ mod duplicates;
 mod secrets;
 mod rows_000;
 mod rows_001;
+mod serve_kill;
+mod serve_actors;
 mod bad_input;
 mod bad_files;
 mod bad_results;
