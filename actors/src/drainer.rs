@@ -6,7 +6,7 @@
 pub mod plan;
 
 use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT};
-use crate::runs::{Breaker, Held, RunParts, RunSettings, TaskKind};
+use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
@@ -18,8 +18,8 @@ use storage::{Class, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-/// Most runs in one claim.
-const CLAIM_MAX: usize = 500;
+/// Envs that are let in at once beyond what the workers want.
+const LATECOMERS_MAX: usize = 32;
 /// Basins, and lanes of each, in one scan.
 const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
@@ -40,7 +40,7 @@ struct Memory {
     scanned_at: Option<Instant>,
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
-    paused: Vec<(String, String)>,
+    pace: Pace,
 }
 
 /// See the module's first lines.
@@ -117,13 +117,20 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
         let_through(parts, memory).await?;
     }
     while parts.may_claim() {
-        let free = parts.queue.wants(parts.settings.slots).min(CLAIM_MAX);
-        let waiting: Vec<Waiting> = waiting(parts, memory);
+        let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
+        let mut waiting = waiting(parts);
+        if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
+            // There is enough here, but of others: an env that has nothing here does not wait for that.
+            waiting.retain(|place| !parts.queue.holds(place.basin.env()));
+            free = waiting.len().min(LATECOMERS_MAX);
+        }
         if free == 0 || waiting.is_empty() {
             return Ok(());
         }
         let turns = memory.ready.plan(&waiting, free, &Shares(parts));
-        claim(parts, &turns).await?;
+        let began = now();
+        let claimed = claim(parts, &turns).await?;
+        memory.pace.took(claimed, now().duration_since(began));
     }
     Ok(())
 }
@@ -140,12 +147,9 @@ impl Weights for Shares<'_> {
     }
 }
 
-fn waiting(parts: &RunParts, memory: &Memory) -> Vec<Waiting> {
+fn waiting(parts: &RunParts) -> Vec<Waiting> {
     let known = parts.lanes.snapshot().into_iter().map(|(basin, lane, rank)| Waiting { basin, lane, rank });
-    let is_paused = |place: &Waiting| {
-        memory.paused.iter().any(|(env, queue)| env == place.basin.env() && queue == place.lane.queue())
-    };
-    known.filter(|place| memory.paused.is_empty() || !is_paused(place)).collect()
+    known.filter(|place| !parts.gates.is_paused(place.basin.env(), place.lane.queue())).collect()
 }
 
 /// Looks for lanes that nobody has told this node about: other nodes' runs, runs that came due, and what was
@@ -158,7 +162,7 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
     memory.scanned_at = Some(now());
     let store = &parts.store;
     store.come_due(store.now(), 5_000).await?;
-    memory.paused = store.paused_queues().await?;
+    parts.gates.set_paused(store.paused_queues().await?);
     let basins = store.ready_basins(None, &memory.scan_after, SCAN_BASINS).await?;
     memory.scan_after = match basins.last() {
         Some(last) if basins.len() as i64 == SCAN_BASINS => last.as_str().to_owned(),
@@ -218,7 +222,8 @@ async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(
     Ok(())
 }
 
-async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
+/// Takes what the turns say; returns how many there were.
+async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<usize, StoreError> {
     let store = &parts.store;
     let shares: Vec<Share> = turns
         .iter()
@@ -235,8 +240,10 @@ async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<(), StoreError> {
             parts.lanes.forget(&share.basin, &share.lane);
         }
     }
-    debug!(claimed = leased.len(), "claimed");
-    hand_over(parts, leased).await
+    let claimed = leased.len();
+    debug!(claimed, "claimed");
+    hand_over(parts, leased).await?;
+    Ok(claimed)
 }
 
 /// The caps over some shares.

@@ -1,16 +1,23 @@
-//! How a run is carried out.
+//! How a worker carries out one run: one trait, one file for each kind of task that a node carries out itself.
+//!
+//! Never: reads or writes the store, counts attempts, or measures how long a run may take; that is the
+//! Worker's. An executor ends what it began, and says how it ended.
 
-mod noop;
-pub use noop::Noop;
+pub mod output;
+pub mod noop;
+pub mod exec;
+pub mod http;
 
-use bytes::Bytes;
+pub use output::{Chunk, Output, Stream, StreamEnd, StreamWriter};
+
 use futures_util::future::BoxFuture;
+use std::fmt;
 use std::time::Duration;
 use storage::model::{Epoch, RunId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// One run as an executor gets it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Assignment {
     pub run: RunId,
     pub env: String,
@@ -19,81 +26,94 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Raw JSON.
     pub payload: String,
+    /// Enforced by the caller, who sends `Stop::TimedOut`.
     pub max_duration: Option<Duration>,
 }
 
+impl fmt::Debug for Assignment {
+    /// Without the payload, which is the tenant's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assignment")
+            .field("run", &self.run)
+            .field("env", &self.env)
+            .field("task", &self.task)
+            .field("attempt", &self.attempt)
+            .field("epoch", &self.epoch)
+            .field("payload_bytes", &self.payload.len())
+            .field("max_duration", &self.max_duration)
+            .finish()
+    }
+}
+
 /// Why a run that is being carried out must end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
+    Cancelled,
+    TimedOut,
+    /// The lease is lost: whatever still happens must not happen, so nothing gets time to end well.
+    Lost,
+}
+
+impl Stop {
+    /// How an attempt ends that was stopped for this.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Stop::Cancelled => Outcome::Cancelled,
+            Stop::TimedOut => Outcome::TimedOut,
+            Stop::Lost => Outcome::Lost,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Succeeded {
+        /// Raw JSON, small.
+        output: Option<String>,
+    },
+    Failed {
+        code: String,
+        reason: String,
+        retry: Retry,
+    },
     Cancelled,
     TimedOut,
     Lost,
 }
 
-/// Whether another try makes sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Outcome {
+    pub(crate) fn failed(code: &str, reason: impl fmt::Display, retry: Retry) -> Outcome {
+        Outcome::Failed { code: code.to_owned(), reason: reason.to_string(), retry }
+    }
+}
+
+/// Whether another attempt can help, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Retry {
     No,
     WithBackoff,
     After(Duration),
 }
 
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Succeeded { output: Option<String> },
-    Failed { code: String, reason: String, retry: Retry },
-    Cancelled,
-    TimedOut,
-    Lost,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
-
-impl Stream {
-    pub fn word(self) -> &'static str {
-        match self {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct StreamEnd {
-    pub dropped: i64,
-}
-
-#[derive(Debug, Clone)]
-pub struct Chunk {
-    pub stream: Stream,
-    pub seq: i64,
-    pub bytes_so_far: i64,
-    pub data: Bytes,
-    pub end: Option<StreamEnd>,
-}
-
-#[derive(Debug)]
-pub struct Output {
-    pub limit_bytes: i64,
-    pub chunks: mpsc::Sender<Chunk>,
-}
-
-impl Output {
-    pub fn new(limit_bytes: i64, chunks: mpsc::Sender<Chunk>) -> Output {
-        Output { limit_bytes, chunks }
-    }
-}
-
-pub trait Executor: Send + Sync + std::fmt::Debug {
+/// Carries out runs of one task.
+pub trait Executor: Send + Sync + fmt::Debug {
+    /// Carries out one run. Answers each `Stop` by ending everything that the run began and by the outcome of
+    /// that name. Dropping the future ends everything too, without an answer.
     fn carry(
         &self,
         assignment: Assignment,
         stop: watch::Receiver<Option<Stop>>,
         output: Output,
     ) -> BoxFuture<'static, Outcome>;
+}
+
+/// Waits until a stop is asked for that is not the one `heeded` already. One that stands there from the
+/// beginning counts; when nobody can ask any more, it waits for ever.
+pub(crate) async fn asked(stop: &mut watch::Receiver<Option<Stop>>, heeded: Option<Stop>) -> Stop {
+    let asked = stop.wait_for(|now| now.is_some() && *now != heeded).await.ok().and_then(|now| *now);
+    match asked {
+        Some(asked) => asked,
+        None => std::future::pending().await,
+    }
 }

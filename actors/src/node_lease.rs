@@ -2,6 +2,7 @@
 
 use crate::executor::Stop;
 use crate::runs::RunParts;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::Timestamp;
@@ -15,9 +16,16 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
     let mut until = parts.store.now() + lease;
     let mut renew = interval(lease / 3);
     let mut fenced = false;
+    // Since when every renewal has gone through; nobody else is judged before that is a whole lease long.
+    let mut steady_since = None;
     loop {
         renew.tick().await;
-        match timeout(lease / 4, parts.store.renew_lease(lease)).await {
+        let answer = timeout(lease / 4, parts.store.renew_lease(lease)).await;
+        let now = parts.store.now();
+        steady_since = matches!(answer, Ok(Ok(_))).then(|| steady_since.unwrap_or(now));
+        let steady = steady_since.is_some_and(|since| now.since(since) >= lease);
+        parts.gates.no_burials.store(!steady, Ordering::Release);
+        match answer {
             Ok(Ok(renewed)) => {
                 until = renewed;
                 if fenced {

@@ -73,7 +73,8 @@ pub async fn sweep_once(
     runs: Option<&RunParts>,
 ) -> Result<SweepReport, super::batch_poller::CallOrStore> {
     let store = &parts.store;
-    let lapsed_nodes = store.bury_lapsed(store.now()).await?;
+    let may_bury = runs.is_none_or(|runs| !runs.gates.no_burials.load(std::sync::atomic::Ordering::Acquire));
+    let lapsed_nodes = if may_bury { store.bury_lapsed(store.now()).await? } else { 0 };
     done("lapsed_nodes", parts);
     let (runs_taken_back, runs_expired) = match runs {
         Some(runs) => runs::sweep(runs).await?,
@@ -114,6 +115,10 @@ impl Actor for Sweeper {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        // What the node before this one held is not left waiting for the first tick.
+        if self.runs.is_some() {
+            self.sweep(context);
+        }
         context.run_interval(self.parts.settings.sweep_every, |this, context| this.sweep(context));
     }
 }

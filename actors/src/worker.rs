@@ -140,7 +140,7 @@ async fn carry_watched(
     let limit = Some(held.leased.max_duration_ms).filter(|millis| *millis > 0);
     let limit = limit.map(|millis| Duration::from_millis(millis.unsigned_abs())).or(task.max_duration);
     let (pieces, recorded) = mpsc::channel(PIECES);
-    let output = Output::new(parts.settings.output_limit, pieces);
+    let output = Output::new(parts.settings.output_limit.unsigned_abs(), pieces);
     let work = AssertUnwindSafe(executor.carry(assignment(held, limit), stop.clone(), output)).catch_unwind();
     let work = async {
         work.await.unwrap_or_else(|_| {

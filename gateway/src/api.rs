@@ -6,7 +6,6 @@
 pub mod new_run;
 pub mod view;
 mod create;
-mod cursors;
 mod gate;
 mod quota;
 mod read;
@@ -24,7 +23,9 @@ pub use gate::Gate;
 
 use crate::config::Config;
 use crate::http::body;
+use crate::http::cursor::Cursors;
 use crate::http::problem::Problem;
+use crate::http::rate::{Limiter, Quota, Uptime};
 use actix_web::{HttpRequest, web};
 use actors::runs::RunParts;
 use actors::supervisor::Supervisor;
@@ -40,7 +41,10 @@ pub struct Api {
     pub supervisor: actix::Addr<Supervisor>,
     pub gate: Gate,
     quotas: quota::Quotas,
-    cursors: cursors::Cursors,
+    /// Requests for runs by env, where they are limited at all.
+    limiter: Option<Limiter>,
+    uptime: Uptime,
+    cursors: Cursors,
     pub chaos: bool,
     pub body_limits: body::Limits,
     pub idempotency: Duration,
@@ -53,13 +57,16 @@ impl Api {
         runs: RunParts,
         supervisor: actix::Addr<Supervisor>,
         config: &Config,
+        secret: &[u8; 32],
         draining: Arc<std::sync::atomic::AtomicBool>,
     ) -> Api {
         use rand::SeedableRng;
         Api {
             gate: Gate::new(config, runs.settings.clone()),
             quotas: quota::Quotas::default(),
-            cursors: cursors::Cursors,
+            limiter: limiter(config.server.requests_per_second),
+            uptime: Uptime::begin(),
+            cursors: Cursors::new(secret),
             runs,
             supervisor,
             chaos: false,
@@ -92,6 +99,13 @@ impl Api {
     {
         self.runs.on_runtime(work).await.map_err(|error| Problem::from(&error))
     }
+}
+
+/// A second's worth of requests may come at once.
+fn limiter(per_second: f64) -> Option<Limiter> {
+    // Casting a float saturates: a rate beyond all counts is no limit.
+    let rate = per_second as u32;
+    (rate > 0).then(|| Limiter::new(Quota::per_second(rate, rate), 10_000))
 }
 
 /// All routes, in one place; the OpenAPI document is held against this table.

@@ -8,3 +8,6 @@ pub mod fields;
 pub mod query;
 pub mod body;
 pub mod keys;
+pub mod guard;
+pub mod cursor;
+pub mod rate;

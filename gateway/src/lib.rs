@@ -28,6 +28,7 @@ pub mod batches;
 pub mod jobs;
 pub mod doctor;
 pub mod sim_command;
+pub mod exec_guard;
 pub mod exit;
 pub mod config;
 pub mod tasks;

@@ -106,7 +106,7 @@ pub fn connect(choice: &Choice, common: &Common, config: &Config) -> Result<Chos
     })
 }
 
-/// Clients by the account that they speak for.
+/// Clients by account.
 pub type Clients = HashMap<String, Arc<dyn Provider>>;
 
 /// The clients of all providers that the configuration names and has a key for, by account, and how the most

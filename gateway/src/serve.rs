@@ -5,6 +5,7 @@ use crate::chaos::Chaos;
 use crate::cli::{Auth, Common, Role, ServeArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::http::guard::{Guard, Rules};
 use crate::http::keys::{Digest, Gate, KeyId, StoredKey};
 use crate::ops::{Ops, Readiness};
 use crate::{providers, session};
@@ -70,7 +71,8 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
-        let api = Api::new(runs.clone(), running.supervisor.clone(), config, draining.clone());
+        let secret = digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
+        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone());
         Some(Http::start(listen, api, gate(keys, &runs), config)?)
     } else {
         None
@@ -141,6 +143,13 @@ fn stored_key(row: &ApiKey) -> Option<StoredKey> {
     })
 }
 
+/// 256 random bits in hex digits.
+fn fresh_secret() -> String {
+    use rand::RngExt;
+    let mut rng = rand::rng();
+    format!("{:032x}{:032x}", rng.random::<u128>(), rng.random::<u128>())
+}
+
 /// A digest as it is stored: 64 hex digits.
 fn digest(hex: &str) -> Option<Digest> {
     let mut bytes = Digest::default();
@@ -159,15 +168,17 @@ struct Http(ServerHandle);
 impl Http {
     fn start(listen: SocketAddr, api: Api, gate: Gate, config: &Config) -> Result<Http, Failure> {
         let (api, gate) = (web::Data::new(api), web::Data::new(gate));
-        let server = HttpServer::new(move || App::new().app_data(api.clone()).app_data(gate.clone()).configure(routes))
-            .workers(config.server.threads)
-            .max_connections(10_000)
-            .client_request_timeout(Duration::from_secs(10))
-            .keep_alive(Duration::from_secs(75))
-            .shutdown_timeout(10)
-            .disable_signals()
-            .bind(listen)
-            .map_err(|error| Failure::usage(format!("--listen {listen}: cannot listen: {error}")))?;
+        let server = HttpServer::new(move || {
+            App::new().app_data(api.clone()).app_data(gate.clone()).wrap(Guard::new(Rules::default())).configure(routes)
+        })
+        .workers(config.server.threads)
+        .max_connections(10_000)
+        .client_request_timeout(Duration::from_secs(10))
+        .keep_alive(Duration::from_secs(75))
+        .shutdown_timeout(10)
+        .disable_signals()
+        .bind(listen)
+        .map_err(|error| Failure::usage(format!("--listen {listen}: cannot listen: {error}")))?;
         for addr in server.addrs() {
             say!("listening on http://{addr}");
         }

@@ -3,9 +3,15 @@
 use crate::config::{Config, TaskConfig};
 use crate::exit::Failure;
 use actors::backoff::Backoff;
+use actors::executor::exec::{Exec, ExecTask, Limits};
+use actors::executor::http::{Http, HttpTask, WebhookSecret};
+use actors::executor::noop::Noop;
 use actors::runs::{Task, TaskKind, Tasks};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use storage::model::SystemClock;
 
 const KINDS: [&str; 5] = ["noop", "exec", "http", "pull", "llm"];
 
@@ -85,10 +91,61 @@ pub fn make(config: &Config) -> Result<Tasks, Failure> {
 }
 
 fn kind_of(name: &str, task: &TaskConfig) -> Result<(&'static str, TaskKind), Failure> {
-    let _ = name;
+    let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("tasks.{name}: {error}"));
     Ok(match task.kind.as_str() {
         "pull" => ("pull", TaskKind::Pull),
         "llm" => ("llm", TaskKind::Llm),
-        _ => ("noop", TaskKind::Own(std::sync::Arc::new(actors::executor::Noop))),
+        "exec" => {
+            let exec = Exec::new(exec_task(task)).map_err(|error| bad(&error))?;
+            ("exec", TaskKind::Own(Arc::new(exec)))
+        }
+        "http" => {
+            let http = Http::new(http_task(name, task)?, Arc::new(SystemClock)).map_err(|error| bad(&error))?;
+            ("http", TaskKind::Own(Arc::new(http)))
+        }
+        _ => ("noop", TaskKind::Own(Arc::new(Noop))),
+    })
+}
+
+fn exec_task(task: &TaskConfig) -> ExecTask {
+    let default = ExecTask::default();
+    ExecTask {
+        program: task.program.clone().unwrap_or_default(),
+        args: task.args.clone(),
+        cwd: task.cwd.clone(),
+        env: task.env.clone(),
+        pass_env: task.pass_env.clone(),
+        grace: task.grace_seconds.map_or(default.grace, Duration::from_secs_f64),
+        limits: Limits {
+            cpu_seconds: task.cpu_seconds,
+            memory_bytes: task.memory_bytes,
+            open_files: task.open_files,
+            processes: task.processes,
+            file_bytes: task.file_bytes,
+            ..default.limits
+        },
+        success_codes: task.success_codes.clone().unwrap_or(default.success_codes),
+        no_retry_codes: task.no_retry_codes.clone(),
+    }
+}
+
+fn http_task(name: &str, task: &TaskConfig) -> Result<HttpTask, Failure> {
+    let default = HttpTask::default();
+    let secret = |key: &str, path: &Option<PathBuf>| match path {
+        None => Ok(None),
+        Some(path) => {
+            let cannot = |why: String| Failure::usage(format!("tasks.{name}.{key} {}: {why}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
+            text.trim().parse::<WebhookSecret>().map(Some).map_err(|error| cannot(error.to_string()))
+        }
+    };
+    Ok(HttpTask {
+        url: task.url.clone().unwrap_or_default(),
+        secret: secret("secret_file", &task.secret_file)?,
+        previous_secret: secret("previous_secret_file", &task.previous_secret_file)?,
+        headers: task.headers.clone(),
+        allow_private: task.allow_private,
+        timeout: task.timeout_seconds.map_or(default.timeout, Duration::from_secs_f64),
+        max_response_bytes: default.max_response_bytes,
     })
 }

@@ -6,6 +6,7 @@
 //! open before a connection is used again.
 
 mod open;
+mod hot;
 mod nodes;
 mod jobs;
 mod rounds;
@@ -77,7 +78,7 @@ struct Inner {
 #[derive(Debug)]
 enum Pools {
     Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
-    Postgres(Pool<Postgres>),
+    Postgres { pool: Pool<Postgres>, hot: Box<hot::HotConnections> },
 }
 
 /// Runs one body against whichever pool is behind the store; `Db` names its database in the body.
@@ -89,7 +90,7 @@ macro_rules! on_pool {
                 type Db = sqlx::Sqlite;
                 $body
             }
-            $crate::store::Pools::Postgres($pool) => {
+            $crate::store::Pools::Postgres { pool: $pool, .. } => {
                 #[allow(dead_code, reason = "not every body names it")]
                 type Db = sqlx::Postgres;
                 $body
@@ -112,7 +113,7 @@ macro_rules! in_tx {
                 $tx.commit().await?;
                 value
             }
-            $crate::store::Pools::Postgres(pool) => {
+            $crate::store::Pools::Postgres { pool, .. } => {
                 #[allow(dead_code, reason = "not every body names it")]
                 type Db = sqlx::Postgres;
                 #[allow(dead_code, reason = "not every body names it")]
@@ -171,7 +172,10 @@ impl Store {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres { pool, hot } => {
+                hot.close().await;
+                pool.close().await;
+            }
         }
     }
 }

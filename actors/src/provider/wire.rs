@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -95,6 +96,9 @@ pub struct Exchange {
 
 struct Connection(AbortHandle);
 
+/// A connection that is ready for its one request.
+type Link = (http1::SendRequest<Body>, Connection);
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
@@ -111,22 +115,36 @@ impl Endpoint {
     pub fn parse(base: &str) -> Result<Endpoint, CallError> {
         let bad = || CallError::BadBase { base: base.to_owned() };
         let uri: Uri = base.parse().map_err(|_| bad())?;
+        if uri.query().is_some() {
+            return Err(bad());
+        }
+        Endpoint::of(&uri).ok_or_else(bad)
+    }
+
+    /// Where a URL leads; `None` when it is not http or https, or holds a name and password.
+    pub fn of(uri: &Uri) -> Option<Endpoint> {
         let tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(bad()),
+            _ => return None,
         };
-        let authority = uri.authority().ok_or_else(bad)?;
-        if authority.as_str().contains('@') || uri.query().is_some() {
-            return Err(bad());
-        }
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Endpoint { host: authority.host().to_owned(), port, path, tls })
+        Some(Endpoint { host: authority.host().to_owned(), port, path, tls })
     }
 
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// The host without the brackets around an IPv6 address.
+    pub fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The path of an absolute or relative URL if it lies on this very host; a key is sent nowhere else.
@@ -165,16 +183,36 @@ impl Endpoint {
         headers: &[(HeaderName, HeaderValue)],
         content: Content,
     ) -> Result<impl Future<Output = Result<Exchange, CallError>> + Send + use<>, CallError> {
-        let (mut sender, connection) = timeout(CONNECT_WITHIN, self.connect())
-            .await
-            .map_err(|_| CallError::Timeout { host: self.host.clone(), within: CONNECT_WITHIN })??;
         let request = self.request(method, path, headers, content)?;
+        let link = self.connect(TcpStream::connect((self.bare_host(), self.port))).await?;
+        Ok(self.send(link, request))
+    }
+
+    /// The same, over one of these addresses: no name is looked up, so the caller knows where it goes.
+    pub async fn open_at(
+        &self,
+        addresses: &[SocketAddr],
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        content: Content,
+    ) -> Result<impl Future<Output = Result<Exchange, CallError>> + Send + use<>, CallError> {
+        let request = self.request(method, path, headers, content)?;
+        let link = self.connect(TcpStream::connect(addresses)).await?;
+        Ok(self.send(link, request))
+    }
+
+    fn send(
+        &self,
+        (mut sender, connection): Link,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Exchange, CallError>> + Send + use<> {
         let host = self.host.clone();
-        Ok(async move {
+        async move {
             let response = sender.send_request(request).await;
             let response = response.map_err(|source| CallError::Broken { host, source })?;
             Ok(Exchange { response, _connection: connection })
-        })
+        }
     }
 
     /// One exchange without a streamed body, awaited for at most `ANSWER_WITHIN`; other statuses than 2xx are errors.
@@ -208,21 +246,25 @@ impl Endpoint {
         serde_json::from_slice(&body).map_err(bad)
     }
 
-    async fn connect(&self) -> Result<(http1::SendRequest<Body>, Connection), CallError> {
+    async fn connect(&self, stream: impl Future<Output = std::io::Result<TcpStream>>) -> Result<Link, CallError> {
+        let late = |_| CallError::Timeout { host: self.host.clone(), within: CONNECT_WITHIN };
+        timeout(CONNECT_WITHIN, self.link(stream)).await.map_err(late)?
+    }
+
+    async fn link(&self, stream: impl Future<Output = std::io::Result<TcpStream>>) -> Result<Link, CallError> {
         let unreachable = |source| CallError::Connect { host: self.host.clone(), source };
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, self.port)).await.map_err(unreachable)?;
+        let stream = stream.await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         if !self.tls {
             return self.handshake(TokioIo::new(stream)).await;
         }
-        let name = ServerName::try_from(host.to_owned())
+        let name = ServerName::try_from(self.bare_host().to_owned())
             .map_err(|error| unreachable(std::io::Error::new(std::io::ErrorKind::InvalidInput, error)))?;
         let stream = tls().connect(name, stream).await.map_err(unreachable)?;
         self.handshake(TokioIo::new(stream)).await
     }
 
-    async fn handshake<S>(&self, io: S) -> Result<(http1::SendRequest<Body>, Connection), CallError>
+    async fn handshake<S>(&self, io: S) -> Result<Link, CallError>
     where
         S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -316,7 +358,7 @@ impl Exchange {
 }
 
 /// `Retry-After` in seconds, at most an hour; dates are left to our own back-off.
-fn retry_after(headers: &hyper::HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &hyper::HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(3_600.0)))
 }

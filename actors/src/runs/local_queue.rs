@@ -1,8 +1,9 @@
-//! Runs that this node has claimed and that wait for a free worker, in the order in which they were claimed.
+//! Runs that this node has claimed and that wait for a free worker: envs take turns, and within an env they keep
+//! the order in which they were claimed. So what is claimed for one env never waits behind the flood of another.
 
 use super::Settler;
 use crate::executor::Stop;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub struct Held {
 
 impl Held {
     pub fn new(leased: Leased, payload: String, settler: Settler) -> Held {
+        settler.holds(&leased.run, leased.epoch);
         Held { leased, payload, started_at: None, settler: Some(settler) }
     }
 
@@ -72,10 +74,45 @@ impl Drop for Held {
     }
 }
 
+/// The runs by env, and the envs in the order of their turns.
+#[derive(Debug, Default)]
+struct Shelves {
+    by_env: HashMap<String, VecDeque<Held>>,
+    turns: VecDeque<String>,
+    count: usize,
+}
+
+impl Shelves {
+    fn push(&mut self, held: Held) {
+        self.count += 1;
+        match self.by_env.get_mut(&held.leased.env) {
+            Some(shelf) => shelf.push_back(held),
+            None => {
+                let env = held.leased.env.clone();
+                self.turns.push_back(env.clone());
+                self.by_env.insert(env, VecDeque::from([held]));
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Held> {
+        let env = self.turns.pop_front()?;
+        let shelf = self.by_env.get_mut(&env)?;
+        let held = shelf.pop_front();
+        if shelf.is_empty() {
+            self.by_env.remove(&env);
+        } else {
+            self.turns.push_back(env);
+        }
+        self.count -= usize::from(held.is_some());
+        held
+    }
+}
+
 /// See the module's first lines.
 #[derive(Debug, Default)]
 pub struct LocalQueue {
-    runs: Mutex<VecDeque<Held>>,
+    runs: Mutex<Shelves>,
     filled: Notify,
     /// Workers that wait for a run now.
     idle: AtomicUsize,
@@ -86,9 +123,9 @@ pub struct LocalQueue {
 impl LocalQueue {
     pub fn push(&self, held: impl IntoIterator<Item = Held>) {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = runs.len();
-        runs.extend(held);
-        let added = runs.len() - before;
+        let before = runs.count;
+        held.into_iter().for_each(|held| runs.push(held));
+        let added = runs.count - before;
         drop(runs);
         for _ in 0..added.min(self.idle.load(Ordering::Acquire).max(1)) {
             self.filled.notify_one();
@@ -96,7 +133,7 @@ impl LocalQueue {
     }
 
     fn pop(&self) -> Option<Held> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// The next run, once there is one.
@@ -121,7 +158,7 @@ impl LocalQueue {
     }
 
     pub fn len(&self) -> usize {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
     pub fn is_empty(&self) -> bool {
@@ -130,6 +167,11 @@ impl LocalQueue {
 
     pub fn idle(&self) -> usize {
         self.idle.load(Ordering::Acquire)
+    }
+
+    /// Whether runs of an env wait here.
+    pub fn holds(&self, env: &str) -> bool {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).by_env.contains_key(env)
     }
 
     /// Lets all go that no worker has begun; they are given back.
@@ -145,16 +187,22 @@ impl LocalQueue {
         self.average.store(new.max(1), Ordering::Relaxed);
     }
 
-    /// How many more runs to claim for `slots` workers: one for each idle one, and as much ahead as they carry
-    /// out in a moment.
-    pub fn wants(&self, slots: usize) -> usize {
+    /// Runs to have ahead: as many as `slots` workers carry out in a moment.
+    fn ahead(&self, slots: usize) -> usize {
         let average = self.average.load(Ordering::Relaxed);
-        let ahead = match average {
-            0 => 0,
-            nanos => usize::try_from(u64::try_from(AHEAD.as_nanos()).unwrap_or(0) / nanos).unwrap_or(AHEAD_MAX),
-        };
-        let ahead = slots * ahead.min(AHEAD_MAX);
-        let queued = self.len();
+        let moment = u64::try_from(AHEAD.as_nanos()).unwrap_or(0);
+        let each = moment.checked_div(average).map_or(0, |runs| usize::try_from(runs).unwrap_or(AHEAD_MAX));
+        slots * each.min(AHEAD_MAX)
+    }
+
+    /// Whether runs are so short that some are claimed before a worker is free.
+    pub fn works_ahead(&self, slots: usize) -> bool {
+        self.ahead(slots) > 0
+    }
+
+    /// How many more runs to claim for `slots` workers: one for each idle one, and what to have ahead.
+    pub fn wants(&self, slots: usize) -> usize {
+        let (ahead, queued) = (self.ahead(slots), self.len());
         // Asking again for the last few would make every claim a small one.
         if ahead > 0 && queued > ahead / 2 { 0 } else { (self.idle() + ahead).saturating_sub(queued) }
     }

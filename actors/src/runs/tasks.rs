@@ -1,7 +1,8 @@
 //! The tasks: what can be run, and how.
 
 use crate::backoff::Backoff;
-use crate::executor::{Executor, Noop};
+use crate::executor::Executor;
+use crate::executor::noop::Noop;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -116,7 +116,7 @@ fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem
         _ => storage::model::Basin::pull(&old.task, &old.env),
     };
     // Replays pass the gate like any other run: many of them cannot become a burst of their own.
-    let decision = api.gate.decide(&old.env, 1, api.runs.intake.health(), now);
+    let decision = api.gate.decide(&old.env, 1, api.runs.intake.health());
     Ok(NewRecord {
         id: api.mint(now),
         lane: old.lane(),
@@ -136,6 +136,7 @@ fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem
         not_before: None,
         expires_at: None,
         buffered: matches!(decision, super::gate::Decision::Divert(_)),
+        leased: false,
         idempotency: None,
     })
 }

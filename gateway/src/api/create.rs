@@ -4,6 +4,7 @@ use super::Api;
 use super::gate::Decision;
 use super::new_run::Wish;
 use super::view::RunView;
+use crate::http::body::{self, LineLimits, Lines, Media};
 use crate::http::fields::Fields;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
@@ -12,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
 use actors::runs::IntakeError;
 use std::sync::atomic::Ordering;
-use storage::model::Timestamp;
+use storage::model::{RunId, Timestamp};
 use storage::store::{Accepted, NewRecord};
 
 /// Runs in one request.
@@ -38,7 +39,7 @@ pub async fn one(
     }
     fields.finish()?;
     admit(&api, caller.env.as_str(), 1, now).await?;
-    let buffered = diverted(&api, caller.env.as_str(), 1, now);
+    let buffered = diverted(&api, caller.env.as_str(), 1);
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
@@ -49,10 +50,7 @@ pub async fn one(
             let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
             Ok(created(status.parse().unwrap_or(201), run.as_str(), body.to_owned(), true))
         }
-        Some(Accepted::Mismatch { run }) => {
-            let detail = format!("the key was used for {run} with another body");
-            Err(Problem::new(Code::IdempotencyMismatch, detail))
-        }
+        Some(Accepted::Mismatch { run }) => Err(mismatch(&run)),
         None => Err(Problem::internal("the intake gave no answer")),
     }
 }
@@ -90,6 +88,13 @@ async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), 
     if api.draining.load(Ordering::Acquire) {
         return Err(Problem::new(Code::Draining, "this node is stopping; another one takes the request").retry_after(1));
     }
+    if let Some(limiter) = &api.limiter
+        && let Err(limited) = limiter.check(env, api.uptime.now())
+    {
+        metrics::counter!(RUNS_REJECTED, "reason" => "rate").increment(runs as u64);
+        let detail = format!("{env} sends more requests a second than it may");
+        return Err(Problem::new(Code::RateLimited, detail).retry_after(limited.retry_after_seconds()));
+    }
     let most = api.runs.settings.env(env).max_waiting;
     let waiting = api.quota_used(env, now).await?;
     if waiting + runs as i64 > most {
@@ -101,8 +106,8 @@ async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-fn diverted(api: &Api, env: &str, runs: usize, now: Timestamp) -> bool {
-    matches!(api.gate.decide(env, runs, api.runs.intake.health(), now), Decision::Divert(_))
+fn diverted(api: &Api, env: &str, runs: usize) -> bool {
+    matches!(api.gate.decide(env, runs, api.runs.intake.health()), Decision::Divert(_))
 }
 
 fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -> Result<NewRecord, Problem> {
@@ -146,85 +151,107 @@ pub async fn batch(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let body = api.body(payload, &request).await?;
     let now = api.now();
-    let lines = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/x-ndjson"));
-    let mut verdicts: Vec<Verdict> = Vec::new();
-    let mut wishes: Vec<(usize, Wish)> = Vec::new();
-    if lines {
-        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-            if verdicts.len() == BATCH_MAX {
-                return Err(too_many());
-            }
-            let read = Fields::parse(line).and_then(|mut fields| {
-                let wish = Wish::read(&mut fields, &api.runs.tasks, now);
-                fields.finish().map(|()| wish)
-            });
-            keep(&mut verdicts, &mut wishes, read);
-        }
-    } else {
-        let mut fields = Fields::parse(&body)?;
-        let items = fields.items("runs", 1..=BATCH_MAX);
-        for mut item in items {
-            let wish = Wish::read(&mut item, &api.runs.tasks, now);
-            let read = item.finish().map(|()| wish);
-            keep(&mut verdicts, &mut wishes, read);
-        }
-        fields.reject_unknown();
-        fields.finish()?;
-    }
-    if verdicts.is_empty() {
+    let mut sent = match body::media(&request)? {
+        Media::Json => sent_as_json(&api.body(payload, &request).await?, &api, now)?,
+        Media::Ndjson => sent_as_lines(payload, &request, &api, now).await?,
+    };
+    if sent.verdicts.is_empty() {
         return Err(Problem::field("/runs", "too_few", "must have 1 item at least"));
     }
-    if !wishes.is_empty() {
-        admit(&api, caller.env.as_str(), wishes.len(), now).await?;
-        let buffered = diverted(&api, caller.env.as_str(), wishes.len(), now);
-        let mut records = Vec::with_capacity(wishes.len());
-        for (index, wish) in wishes {
-            let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
-            verdicts[index] =
-                Verdict::Taken { body: RunView::of_new(&record).without_payload().json(), status: status_of(buffered) };
-            records.push((index, record));
-        }
-        let (indices, records): (Vec<usize>, Vec<NewRecord>) = records.into_iter().unzip();
-        let accepted = api.runs.intake.take(records).await.map_err(refused)?;
-        for (index, accepted) in indices.into_iter().zip(accepted) {
-            match accepted {
-                Accepted::New => {}
-                Accepted::Replayed { answer, .. } => {
-                    let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
-                    verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
-                }
-                Accepted::Mismatch { run } => {
-                    let detail = format!("the key was used for {run} with another body");
-                    verdicts[index] = Verdict::Refused(Problem::new(Code::IdempotencyMismatch, detail));
-                }
-            }
-        }
+    if !sent.wishes.is_empty() {
+        take(&api, caller.env.as_str(), &mut sent, now).await?;
     }
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer_of(&verdicts)))
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts)))
 }
 
-fn too_many() -> Problem {
-    Problem::new(Code::TooManyItems, format!("at most {BATCH_MAX} runs in one request"))
+/// What was sent at once: a verdict for each, and those that may be taken in with their index.
+#[derive(Default)]
+struct Sent {
+    verdicts: Vec<Verdict>,
+    wishes: Vec<(usize, Wish)>,
+}
+
+impl Sent {
+    fn keep(&mut self, read: Result<Wish, Problem>) {
+        match read {
+            Ok(wish) => {
+                self.wishes.push((self.verdicts.len(), wish));
+                self.verdicts.push(Verdict::Taken { body: String::new(), status: 201 });
+            }
+            Err(problem) => self.verdicts.push(Verdict::Refused(problem)),
+        }
+    }
+}
+
+fn sent_as_json(body: &[u8], api: &Api, now: Timestamp) -> Result<Sent, Problem> {
+    let mut fields = Fields::parse(body)?;
+    let mut sent = Sent::default();
+    for mut item in fields.items("runs", 1..=BATCH_MAX) {
+        let wish = Wish::read(&mut item, &api.runs.tasks, now);
+        sent.keep(item.finish().map(|()| wish));
+    }
+    fields.reject_unknown();
+    fields.finish()?;
+    Ok(sent)
+}
+
+async fn sent_as_lines(
+    payload: web::Payload,
+    request: &HttpRequest,
+    api: &Api,
+    now: Timestamp,
+) -> Result<Sent, Problem> {
+    let limits = LineLimits {
+        line_bytes_max: api.body_limits.bytes_max,
+        lines_max: BATCH_MAX as u64,
+        whole: body::Limits::of(api.body_limits.bytes_max.saturating_mul(8)),
+    };
+    let mut lines = Lines::open(payload, request, &limits)?;
+    let mut sent = Sent::default();
+    while let Some(line) = lines.next().await? {
+        sent.keep(Fields::parse(&line.bytes).and_then(|mut fields| {
+            let wish = Wish::read(&mut fields, &api.runs.tasks, now);
+            fields.finish().map(|()| wish)
+        }));
+    }
+    Ok(sent)
+}
+
+/// Takes in what may be, all in one commit.
+async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
+    let wishes = std::mem::take(&mut sent.wishes);
+    admit(api, env, wishes.len(), now).await?;
+    let buffered = diverted(api, env, wishes.len());
+    let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
+    for (index, wish) in wishes {
+        let record = record_of(api, env, wish, buffered, now)?;
+        let body = RunView::of_new(&record).without_payload().json();
+        sent.verdicts[index] = Verdict::Taken { body, status: status_of(buffered) };
+        indices.push(index);
+        records.push(record);
+    }
+    let accepted = api.runs.intake.take(records).await.map_err(refused)?;
+    for (index, accepted) in indices.into_iter().zip(accepted) {
+        match accepted {
+            Accepted::New => {}
+            Accepted::Replayed { answer, .. } => {
+                let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
+                sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
+            }
+            Accepted::Mismatch { run } => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
+        }
+    }
+    Ok(())
+}
+
+fn mismatch(run: &RunId) -> Problem {
+    Problem::new(Code::IdempotencyMismatch, format!("the key was used for {run} with another body"))
 }
 
 enum Verdict {
     Taken { body: String, status: u16 },
     Refused(Problem),
-}
-
-fn keep(verdicts: &mut Vec<Verdict>, wishes: &mut Vec<(usize, Wish)>, read: Result<Wish, Problem>) {
-    match read {
-        Ok(wish) => {
-            wishes.push((verdicts.len(), wish));
-            verdicts.push(Verdict::Taken { body: String::new(), status: 201 });
-        }
-        Err(problem) => verdicts.push(Verdict::Refused(problem)),
-    }
 }
 
 /// One object an item, in the order in which they were sent.

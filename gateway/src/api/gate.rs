@@ -4,12 +4,11 @@
 //! store less now, and cannot crowd out other envs. Anything that is not clear means straight.
 
 use crate::config::{BufferMode, Config};
+use crate::http::rate::{Alarm, Rule, Uptime};
 use actors::metrics::BUFFER_DECISIONS;
 use actors::runs::{RunSettings, StoreHealth};
-use dashmap::DashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::model::Timestamp;
 
 /// What the gate says about some runs of one env.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,38 +37,6 @@ impl Reason {
     }
 }
 
-/// Accepted runs over the last second, in two halves of which the older one counts by its share: a sliding
-/// window without a list of times (Cloudflare, "How we built rate limiting").
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Window {
-    second: i64,
-    now: f64,
-    before: f64,
-    tripped_until: i64,
-}
-
-impl Window {
-    /// Counts `runs` at a time and tells whether the rate is above `limit`, or was within `hold`.
-    pub fn add(&mut self, runs: f64, limit: f64, hold: Duration, at: Timestamp) -> bool {
-        let second = at.millis().div_euclid(1_000);
-        if second > self.second {
-            self.before = if second == self.second + 1 { self.now } else { 0.0 };
-            (self.now, self.second) = (0.0, second);
-        }
-        self.now += runs;
-        let elapsed = at.millis().rem_euclid(1_000) as f64 / 1_000.0;
-        let rate = self.now + self.before * (1.0 - elapsed);
-        if rate > limit {
-            self.tripped_until = (at + hold).millis();
-        }
-        at.millis() < self.tripped_until || rate > limit
-    }
-
-    fn is_idle(&self, at: Timestamp) -> bool {
-        at.millis().div_euclid(1_000) > self.second + 60
-    }
-}
-
 /// See the module's first lines.
 pub struct Gate {
     mode: BufferMode,
@@ -77,32 +44,36 @@ pub struct Gate {
     all_above: f64,
     slow_above: Duration,
     hold: Duration,
-    envs: DashMap<String, Window>,
-    all: std::sync::Mutex<Window>,
+    envs: Alarm,
+    all: Alarm,
+    uptime: Uptime,
 }
 
-/// Envs that are remembered before idle ones are forgotten.
+/// Envs that are watched; beyond it idle ones are forgotten.
 const ENVS_MAX: usize = 10_000;
+const WINDOW: Duration = Duration::from_secs(1);
 
 impl Gate {
     pub fn new(config: &Config, settings: Arc<RunSettings>) -> Gate {
+        let hold = Duration::from_secs_f64(config.buffer.hold_ms / 1_000.0);
         Gate {
             mode: config.buffer.mode,
+            envs: Alarm::new(rule(config.buffer.above_per_second, hold), ENVS_MAX),
+            all: Alarm::new(rule(config.buffer.all_above_per_second, hold), 1),
+            uptime: Uptime::begin(),
             settings,
             all_above: config.buffer.all_above_per_second,
             slow_above: Duration::from_secs_f64(config.buffer.above_commit_ms / 1_000.0),
-            hold: Duration::from_secs_f64(config.buffer.hold_ms / 1_000.0),
-            envs: DashMap::new(),
-            all: std::sync::Mutex::default(),
+            hold,
         }
     }
 
     /// Decides about `runs` runs of an env.
-    pub fn decide(&self, env: &str, runs: usize, health: &StoreHealth, at: Timestamp) -> Decision {
+    pub fn decide(&self, env: &str, runs: usize, health: &StoreHealth) -> Decision {
         if self.mode == BufferMode::Off {
             return Decision::Pass;
         }
-        let reason = self.reason(env, runs as f64, health, at);
+        let reason = self.reason(env, u32::try_from(runs).unwrap_or(u32::MAX), health);
         let decision = match (reason, self.mode) {
             (None, _) => Decision::Pass,
             (Some(reason), BufferMode::On) => Decision::Divert(reason),
@@ -117,17 +88,11 @@ impl Gate {
         decision
     }
 
-    fn reason(&self, env: &str, runs: f64, health: &StoreHealth, at: Timestamp) -> Option<Reason> {
-        let limit = self.settings.env(env).buffer_above;
-        if self.envs.len() > ENVS_MAX {
-            self.envs.retain(|_, window| !window.is_idle(at));
-        }
-        let over = match self.envs.get_mut(env) {
-            Some(mut window) => window.add(runs, limit, self.hold, at),
-            None => self.envs.entry(env.to_owned()).or_default().add(runs, limit, self.hold, at),
-        };
-        // A poisoned lock is a gate error: then runs go straight.
-        let over_all = self.all.lock().is_ok_and(|mut all| all.add(runs, self.all_above, self.hold, at));
+    fn reason(&self, env: &str, runs: u32, health: &StoreHealth) -> Option<Reason> {
+        let now = self.uptime.now();
+        let own = rule(self.settings.env(env).buffer_above, self.hold);
+        let over = self.envs.observe_under(&own, env, runs, now).tripped.is_some();
+        let over_all = self.all.observe_under(&rule(self.all_above, self.hold), "", runs, now).tripped.is_some();
         if over {
             return Some(Reason::EnvRate);
         }
@@ -138,40 +103,7 @@ impl Gate {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOLD: Duration = Duration::from_millis(500);
-
-    fn at(millis: i64) -> Timestamp {
-        Timestamp::from_millis(1_700_000_000_000 + millis)
-    }
-
-    #[test]
-    fn s004_t1_t2_an_env_trips_with_the_first_run_above_its_rate() {
-        let mut window = Window::default();
-        for count in 1..=10 {
-            assert!(!window.add(1.0, 10.0, HOLD, at(count)), "{count}");
-        }
-        assert!(window.add(1.0, 10.0, HOLD, at(11)));
-    }
-
-    #[test]
-    fn s004_t3_t4_t5_it_holds_for_a_while_and_comes_back_after_a_silent_second() {
-        let mut window = Window::default();
-        assert!(window.add(11.0, 10.0, HOLD, at(0)));
-        assert!(window.add(0.0, 10.0, HOLD, at(900)), "the second is not over");
-        let mut quiet = Window::default();
-        assert!(quiet.add(11.0, 10.0, HOLD, at(990)));
-        assert!(quiet.add(0.0, 10.0, HOLD, at(1_400)), "held");
-        assert!(!quiet.add(0.0, 10.0, HOLD, at(3_000)));
-    }
-
-    #[test]
-    fn a_burst_over_the_border_of_two_seconds_is_one_burst() {
-        let mut window = Window::default();
-        assert!(!window.add(8.0, 10.0, HOLD, at(999)));
-        assert!(window.add(8.0, 10.0, HOLD, at(1_001)), "a fixed window would let twice the rate through");
-    }
+fn rule(per_second: f64, hold: Duration) -> Rule {
+    // Casting a float saturates: a rate beyond all counts is no limit.
+    Rule { threshold: per_second as u32, window: WINDOW, hold }
 }

@@ -2,6 +2,7 @@
 
 use super::Api;
 use super::view::{AttemptView, RunView, etag};
+use crate::http::cursor::{List, Position};
 use crate::http::fields::Charset;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
@@ -81,14 +82,18 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
     query.reject_unknown();
     query.finish()?;
     let env = caller.env.to_string();
-    let meaning = format!("{env} {filter:?}");
-    let before = cursor.map(|cursor| api.cursors.read(&cursor, &meaning)).transpose()?;
+    let meaning = format!("{filter:?}");
+    let page_of = List { name: "runs", env: caller.env.as_str(), filter: &meaning };
+    let before = cursor.map(|cursor| api.cursors.open(&cursor, &page_of)).transpose()?.map(|position| position.id);
     let mut records = api
         .store(move |runs| async move { runs.store.list_runs(&env, &filter, before.as_deref(), limit + 1).await })
         .await?;
     let has_more = records.len() as i64 > limit;
     records.truncate(usize::try_from(limit).unwrap_or(0));
-    let next = records.last().filter(|_| has_more).map(|last| api.cursors.write(last.id.as_str(), &meaning));
+    let next = records
+        .last()
+        .filter(|_| has_more)
+        .map(|last| api.cursors.seal(&Position { sort: last.accepted_at.millis(), id: last.id.to_string() }, &page_of));
     let data: Vec<RunView<'_>> = records.iter().map(|record| RunView::of(record).without_payload()).collect();
     Ok(HttpResponse::Ok().json(Page { data, next_cursor: next, has_more }))
 }

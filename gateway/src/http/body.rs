@@ -138,7 +138,7 @@ where
     let mut arriving = Arriving::new(payload, limits);
     let Some(first) = arriving.next().await? else { return Ok(Bytes::new()) };
     let Some(second) = arriving.within(limits.bytes_max, first.len()).await? else { return Ok(first) };
-    let mut body = BytesMut::with_capacity(length.clamp(first.len() + second.len(), RESERVE_MAX.max(first.len() * 2)));
+    let mut body = BytesMut::with_capacity(length.min(RESERVE_MAX).max(first.len() + second.len()));
     body.extend_from_slice(&first);
     body.extend_from_slice(&second);
     while let Some(chunk) = arriving.within(limits.bytes_max, body.len()).await? {
@@ -194,10 +194,7 @@ where
 fn broken(error: &PayloadError) -> Problem {
     match error {
         PayloadError::Overflow => Problem::new(Code::BodyTooLarge, "the body is too large"),
-        PayloadError::EncodingCorrupted | PayloadError::UnknownLength => {
-            Problem::new(Code::MalformedRequest, "the framing of the body is broken")
-        }
-        _ => Problem::new(Code::BodyIncomplete, "the connection ended in the middle of the body"),
+        _ => Problem::new(Code::BodyIncomplete, "the body broke off, or its framing is broken"),
     }
 }
 

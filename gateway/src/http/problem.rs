@@ -189,8 +189,8 @@ impl Problem {
         self.cause.as_deref()
     }
 
-    /// The answer, under the name that the request has in the log.
-    pub fn respond(&self, request_id: Option<&str>) -> HttpResponse {
+    /// The answer's body, under the name that the request has in the log.
+    pub fn body(&self, request_id: Option<&str>) -> Vec<u8> {
         let body = Body {
             r#type: self.code.type_path(),
             title: self.code.title(),
@@ -202,7 +202,10 @@ impl Problem {
             errors: &self.errors,
         };
         // Strings, numbers and lists of them: there is nothing in it that cannot be written.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    pub fn respond(&self, request_id: Option<&str>) -> HttpResponse {
         let mut response = HttpResponse::build(self.code.status());
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE)));
         if let Some(seconds) = self.retry_after {
@@ -214,7 +217,7 @@ impl Problem {
         if self.code == Code::Unauthenticated {
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
-        response.body(body)
+        response.body(self.body(request_id))
     }
 }
 

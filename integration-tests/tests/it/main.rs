@@ -16,3 +16,4 @@ mod bad_files;
 mod bad_results;
 mod bad_config;
 mod bad_calls;
+mod executors;

@@ -245,7 +245,7 @@ fn s000_s3_a_sweep_that_finds_nothing_changes_nothing() {
     let before = (snapshot(&submitted), at_the_provider());
     assert_eq!(before.0["batches"].len(), 2);
     for pass in ["first", "second"] {
-        let report = runtime.block_on(sweep_once(&parts)).expect("the sweep goes through");
+        let report = runtime.block_on(sweep_once(&parts, None)).expect("the sweep goes through");
         assert_eq!(report, SweepReport::default(), "{pass}");
         assert_eq!((snapshot(&submitted), at_the_provider()), before, "{pass}");
     }

@@ -183,3 +183,9 @@ CREATE TABLE pull_workers (
     last_seen_at BIGINT NOT NULL,
     PRIMARY KEY (env, name)
 ) WITHOUT ROWID;
+
+-- What all nodes of a store must have in common and nobody else may know.
+CREATE TABLE store_secrets (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;

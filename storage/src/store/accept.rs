@@ -1,11 +1,16 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
-use super::{CHUNK, Pools, Store};
+use super::hot::Hot;
+use super::{Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{Basin, Lane, RunId, Source, Timestamp};
-use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
+use crate::store::Leased;
+use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
+
+/// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
+const TOGETHER: usize = 1_500;
 
 /// A run as it is asked for, with everything decided that is decided at the door.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct NewRecord {
     pub expires_at: Option<Timestamp>,
     /// Held back in the buffer instead of made ready.
     pub buffered: bool,
+    /// Leased by this node from its first moment, because a worker is free for it; not together with `buffered`.
+    pub leased: bool,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -68,6 +75,22 @@ impl NewRecord {
     /// When it may start, in the form of `ready.due_at`.
     fn due_at(&self) -> i64 {
         self.not_before.map_or(0, Timestamp::millis)
+    }
+
+    /// The lease that it has from its first moment, if it is `leased`.
+    pub fn lease(&self) -> Leased {
+        Leased {
+            run: self.id.clone(),
+            env: self.env.clone(),
+            basin: self.basin.clone(),
+            lane: self.lane.clone(),
+            task: self.task.clone(),
+            epoch: Epoch::from_number(1),
+            attempt: 1,
+            max_attempts: self.max_attempts,
+            max_duration_ms: self.max_duration_ms,
+            since: self.accepted_at,
+        }
     }
 
     /// Its place in its lane.
@@ -105,9 +128,9 @@ const ACCEPT_POSTGRES: &str = "-- accept
 WITH new AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
         $7::TEXT[], $8::BIGINT[], $9::TEXT[], $10::TEXT[], $11::TEXT[], $12::TEXT[], $13::TEXT[], $14::TEXT[],
         $15::TEXT[], $16::BIGINT[], $17::BIGINT[], $18::BIGINT[], $19::BIGINT[], $20::BIGINT[], $21::BIGINT[],
-        $22::BOOLEAN[])
+        $22::BOOLEAN[], $23::BOOLEAN[])
     AS t(id, env, task, basin, queue, lane, concurrency_key, priority, payload, tags, metadata, idempotency_key, source,
-        session_id, replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, rank, buffered)),
+        session_id, replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, rank, buffered, leased)),
 records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
         idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before, expires_at)
     SELECT id, env, task, queue, priority, payload, tags, metadata, concurrency_key, idempotency_key, source, session_id,
@@ -115,18 +138,22 @@ records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, ta
 held AS (INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms,
         accepted_at)
     SELECT id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms, accepted_at
-    FROM new WHERE buffered)
+    FROM new WHERE buffered),
+taken AS (INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+        max_duration_ms, since, holder, leased_at)
+    SELECT id, env, basin, lane, task, rank, expires_at, 1, 1, max_attempts, max_duration_ms, accepted_at, $24, accepted_at
+    FROM new WHERE leased)
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM new WHERE NOT buffered";
+FROM new WHERE NOT buffered AND NOT leased";
 
 impl Store {
-    /// Takes runs in. When this returns they are durable, all of them or none; the answers come in the order of
-    /// the runs. A key that is taken twice among them counts for the first.
+    /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
+    /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         let mut answers = Vec::with_capacity(records.len());
-        for chunk in records.chunks(CHUNK) {
+        for chunk in records.chunks(TOGETHER) {
             answers.extend(self.accept_chunk(chunk).await?);
         }
         reached(Failpoint::AcceptStored);
@@ -136,31 +163,54 @@ impl Store {
     async fn accept_chunk(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         let mut known: HashMap<(String, String), Held> = HashMap::new();
         let keyed = first_of_each_key(records);
-        let now = self.now().millis();
+        let (node, now) = (self.node().as_str(), self.now().millis());
         match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if keyed.is_empty() => {
+                // All statements in one go: each go is a trip to the connection's own thread.
+                let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+                insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
+                whole.push("COMMIT").build().execute(&mut *writer.acquire().await?).await?;
+            }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                if !keyed.is_empty() {
-                    known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                let fresh = fresh(records, &keyed, &known);
+                if !fresh.is_empty() {
+                    let mut insert = QueryBuilder::<Sqlite>::new("");
+                    insert_sqlite(&mut insert, &fresh, node);
+                    insert.build().execute(&mut *tx).await?;
                 }
-                insert_sqlite(&mut tx, &fresh(records, &keyed, &known)).await?;
                 reached(Failpoint::AcceptOpen);
                 tx.commit().await?;
             }
-            Pools::Postgres(pool) if keyed.is_empty() => {
-                let fresh: Vec<&NewRecord> = records.iter().collect();
-                insert_postgres(&mut *pool.acquire().await?, &fresh).await?;
-            }
-            Pools::Postgres(pool) => {
-                let mut tx = pool.begin().await?;
-                known = put_keys_postgres(&mut tx, &keyed, now).await?;
-                insert_postgres(&mut tx, &fresh(records, &keyed, &known)).await?;
-                reached(Failpoint::AcceptOpen);
-                tx.commit().await?;
+            Pools::Postgres { hot, .. } => {
+                known = hot
+                    .on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
+                    .await?;
             }
         }
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
     }
+}
+
+/// Without keys one statement is enough, which commits by itself.
+async fn accept_postgres(
+    connection: &mut PgConnection,
+    records: &[NewRecord],
+    keyed: &Keyed<'_>,
+    node: &str,
+    now: i64,
+) -> Result<HashMap<(String, String), Held>, StoreError> {
+    if keyed.is_empty() {
+        insert_postgres(connection, &records.iter().collect::<Vec<_>>(), node).await?;
+        return Ok(HashMap::new());
+    }
+    let mut tx = connection.begin().await?;
+    let known = put_keys_postgres(&mut tx, keyed, now).await?;
+    insert_postgres(&mut tx, &fresh(records, keyed, &known), node).await?;
+    reached(Failpoint::AcceptOpen);
+    tx.commit().await?;
+    Ok(known)
 }
 
 type Keyed<'a> = HashMap<(&'a str, &'a str), &'a NewRecord>;
@@ -271,11 +321,9 @@ fn others<'a>(keyed: &Keyed<'a>, taken: &[(String, String)]) -> Vec<(&'a str, &'
     keyed.keys().filter(|key| !is_taken(key)).copied().collect()
 }
 
-async fn insert_sqlite(tx: &mut SqliteConnection, records: &[&NewRecord]) -> Result<(), StoreError> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    let mut insert = QueryBuilder::<Sqlite>::new(
+/// The statements that write runs.
+fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord], node: &str) {
+    insert.push(
         "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
             idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
             expires_at) ",
@@ -300,19 +348,46 @@ async fn insert_sqlite(tx: &mut SqliteConnection, records: &[&NewRecord]) -> Res
             .push_bind(record.due_at())
             .push_bind(record.expires_at.map(Timestamp::millis));
     });
-    insert.build().execute(&mut *tx).await?;
-    let (held, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
+    insert.push("; ");
+    let (held, passed): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
+    let (leased, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = passed.into_iter().partition(|record| record.leased);
     if !held.is_empty() {
-        hold_sqlite(&mut *tx, &held).await?;
+        hold_sqlite(insert, &held);
     }
     if !ready.is_empty() {
-        make_ready_sqlite(&mut *tx, &ready).await?;
+        make_ready_sqlite(insert, &ready);
     }
-    Ok(())
+    if !leased.is_empty() {
+        lease_sqlite(insert, &leased, node);
+    }
 }
 
-async fn hold_sqlite(tx: &mut SqliteConnection, held: &[&NewRecord]) -> Result<(), StoreError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
+fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, leased: &[&NewRecord], node: &str) {
+    insert.push(
+        "INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+            max_duration_ms, since, holder, leased_at) ",
+    );
+    insert.push_values(leased, |mut row, record| {
+        row.push_bind(record.id.as_str())
+            .push_bind(record.env.as_str())
+            .push_bind(record.basin.as_str())
+            .push_bind(record.lane.as_str())
+            .push_bind(record.task.as_str())
+            .push_bind(record.rank())
+            .push_bind(record.expires_at.map(Timestamp::millis))
+            .push_bind(1_i64)
+            .push_bind(1_i64)
+            .push_bind(record.max_attempts)
+            .push_bind(record.max_duration_ms)
+            .push_bind(record.accepted_at.millis())
+            .push_bind(node)
+            .push_bind(record.accepted_at.millis());
+    });
+    insert.push("; ");
+}
+
+fn hold_sqlite(insert: &mut QueryBuilder<Sqlite>, held: &[&NewRecord]) {
+    insert.push(
         "INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts,
             max_duration_ms, accepted_at) ",
     );
@@ -329,12 +404,11 @@ async fn hold_sqlite(tx: &mut SqliteConnection, held: &[&NewRecord]) -> Result<(
             .push_bind(record.max_duration_ms)
             .push_bind(record.accepted_at.millis());
     });
-    insert.build().execute(&mut *tx).await?;
-    Ok(())
+    insert.push("; ");
 }
 
-async fn make_ready_sqlite(tx: &mut SqliteConnection, ready: &[&NewRecord]) -> Result<(), StoreError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
+fn make_ready_sqlite(insert: &mut QueryBuilder<Sqlite>, ready: &[&NewRecord]) {
+    insert.push(
         "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts,
             max_attempts, max_duration_ms, since) ",
     );
@@ -353,11 +427,10 @@ async fn make_ready_sqlite(tx: &mut SqliteConnection, ready: &[&NewRecord]) -> R
             .push_bind(record.max_duration_ms)
             .push_bind(record.accepted_at.millis());
     });
-    insert.build().execute(&mut *tx).await?;
-    Ok(())
+    insert.push("; ");
 }
 
-async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord]) -> Result<(), StoreError> {
+async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord], node: &str) -> Result<(), StoreError> {
     if records.is_empty() {
         return Ok(());
     }
@@ -389,6 +462,8 @@ async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord]) 
         .bind(column!(|record| record.expires_at.map(Timestamp::millis)))
         .bind(column!(|record| record.rank()))
         .bind(column!(|record| record.buffered))
+        .bind(column!(|record| record.leased))
+        .bind(node)
         .execute(connection)
         .await?;
     Ok(())

@@ -79,7 +79,7 @@ impl Store {
     /// Makes the first entries of an env ready, at most `limit`; returns how many.
     pub async fn let_through(&self, env: &str, limit: i64) -> Result<u64, StoreError> {
         let moved = match &self.inner.pools {
-            Pools::Postgres(pool) => {
+            Pools::Postgres { pool, .. } => {
                 sqlx::query(LET_THROUGH_POSTGRES).bind(env).bind(limit).execute(pool).await?.rows_affected()
             }
             Pools::Sqlite { writer, .. } => {

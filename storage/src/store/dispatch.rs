@@ -1,11 +1,12 @@
 //! Gives ready runs to carriers: a row leaves `ready` and enters `leases` in one commit, so that nobody else can
 //! have it, and everything is written about it later under the epoch that it got here (invariants 2 and 9).
 
+use super::hot::Hot;
 use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
-use sqlx::{PgConnection, QueryBuilder, SqliteConnection};
+use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 
 /// A lane with ready runs, and the rank of its first.
@@ -140,6 +141,14 @@ WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires
 ORDER BY rank, run_id LIMIT ?3
 RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 
+/// The same statement in pieces, for several shares in one go.
+const CLAIM_SQLITE_HEAD: &str = "; INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts,
+    max_attempts, max_duration_ms, since, holder, leased_at)
+SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since, ";
+const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
+const CLAIM_SQLITE_TAIL: &str =
+    " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since";
+
 const ADD_CAP: &str = "-- add_cap
 INSERT INTO caps (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
 
@@ -219,6 +228,9 @@ impl Store {
             return Ok(Vec::new());
         }
         let leased = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
+                claim_at_once_sqlite(&mut *writer.acquire().await?, shares, self.holder(taker), now).await?
+            }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
                 let shares = within(shares, caps, &count_sqlite(&mut tx, caps).await?);
@@ -228,10 +240,11 @@ impl Store {
                 tx.commit().await?;
                 leased
             }
-            Pools::Postgres(pool) if caps.is_empty() && matches!(taker, Taker::Node) => {
-                claim_postgres(&mut *pool.acquire().await?, shares, self.holder(taker), now).await?
+            Pools::Postgres { hot, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
+                let holder = self.holder(taker);
+                hot.on(Hot::Claim, async |connection| claim_postgres(connection, shares, holder, now).await).await?
             }
-            Pools::Postgres(pool) => {
+            Pools::Postgres { pool, .. } => {
                 let mut tx = pool.begin().await?;
                 let shares = within(shares, caps, &count_postgres(&mut tx, caps).await?);
                 let leased = claim_postgres(&mut tx, &shares, self.holder(taker), now).await?;
@@ -333,6 +346,35 @@ async fn count_postgres(tx: &mut PgConnection, caps: &[Cap]) -> Result<Vec<i64>,
     count_each!(tx, caps)
 }
 
+/// The common case in two trips to the connection's thread: one takes, one removes and commits. Left in the
+/// middle, the connection is rolled back when it is released.
+async fn claim_at_once_sqlite(
+    connection: &mut SqliteConnection,
+    shares: &[Share],
+    holder: &str,
+    now: Timestamp,
+) -> Result<Vec<Leased>, StoreError> {
+    let mut take = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE");
+    for share in shares {
+        take.push(CLAIM_SQLITE_HEAD).push_bind(holder).push(", ").push_bind(now.millis()).push(CLAIM_SQLITE_FROM);
+        take.push_bind(share.basin.as_str()).push(" AND lane = ").push_bind(share.lane.as_str());
+        take.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
+        take.push(") ORDER BY rank, run_id LIMIT ").push_bind(share.runs).push(CLAIM_SQLITE_TAIL);
+    }
+    let raw: Vec<RawLeased> = take.build_query_as().fetch_all(&mut *connection).await?;
+    let mut remove = QueryBuilder::<Sqlite>::new("");
+    if !raw.is_empty() {
+        remove.push("DELETE FROM ready WHERE run_id IN (");
+        let mut ids = remove.separated(", ");
+        for row in &raw {
+            ids.push_bind(row.run_id.as_str());
+        }
+        remove.push("); ");
+    }
+    remove.push("COMMIT").build().execute(&mut *connection).await?;
+    Ok(raw.into_iter().map(Leased::from).collect())
+}
+
 async fn claim_sqlite(
     tx: &mut SqliteConnection,
     shares: &[Share],
@@ -350,7 +392,7 @@ async fn claim_sqlite(
             .fetch_all(&mut *tx)
             .await?;
         for chunk in raw.chunks(CHUNK) {
-            let mut delete = QueryBuilder::<sqlx::Sqlite>::new("DELETE FROM ready WHERE run_id IN (");
+            let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM ready WHERE run_id IN (");
             let mut ids = delete.separated(", ");
             for row in chunk {
                 ids.push_bind(row.run_id.as_str());

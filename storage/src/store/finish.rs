@@ -1,6 +1,7 @@
 //! Ends attempts: each by its own verdict, under the epoch that its lease got, many in one commit. A run leaves
 //! `leases` in the transaction that ends it or makes it ready again (invariant 7).
 
+use super::hot::Hot;
 use super::{CHUNK, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -149,15 +150,18 @@ impl Store {
                 verdict.ending == Ending::Succeeded && verdict.code.is_none() && verdict.reason.is_none()
             };
             let part = match &self.inner.pools {
-                Pools::Postgres(pool) if chunk.iter().all(plain) => {
-                    succeed_postgres(&mut *pool.acquire().await?, chunk, now).await?
+                Pools::Postgres { hot, .. } if chunk.iter().all(plain) => {
+                    hot.on(Hot::Finish, async |connection| succeed_postgres(connection, chunk, now).await).await?
                 }
-                Pools::Postgres(pool) => {
+                Pools::Postgres { pool, .. } => {
                     let mut tx = pool.begin().await?;
                     let part = settle_postgres(&mut tx, chunk, now).await?;
                     reached(Failpoint::FinishOpen);
                     tx.commit().await?;
                     part
+                }
+                Pools::Sqlite { writer, .. } if chunk.iter().all(plain) => {
+                    succeed_sqlite(&mut *writer.acquire().await?, chunk, now).await?
                 }
                 Pools::Sqlite { writer, .. } => {
                     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
@@ -196,6 +200,41 @@ async fn succeed_postgres(
             state: Some(RunState::Succeeded),
             basin: Basin::from_text(basin),
             lane: Lane::from_text(lane),
+        },
+        None => moved_on(verdict),
+    });
+    Ok(finished.collect())
+}
+
+/// In two trips to the connection's thread: one ends the leases, one writes the records and commits.
+async fn succeed_sqlite(
+    connection: &mut SqliteConnection,
+    verdicts: &[RunVerdict],
+    now: Timestamp,
+) -> Result<Vec<Finished>, StoreError> {
+    let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+    end_leases_sqlite(&mut delete, verdicts);
+    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *connection).await?;
+    let by_run: HashMap<&str, &Lease> = leases.iter().map(|lease| (lease.run_id.as_str(), lease)).collect();
+    let ended = |verdict| {
+        let verdict: &RunVerdict = verdict;
+        let lease = by_run.get(verdict.run.as_str()).copied()?;
+        Some(End { lease, verdict, state: RunState::Succeeded })
+    };
+    let ends: Vec<End<'_>> = verdicts.iter().filter_map(ended).collect();
+    let mut update = QueryBuilder::<Sqlite>::new("");
+    if !ends.is_empty() {
+        end_records_sqlite(&mut update, &ends, now);
+        update.push("; ");
+    }
+    update.push("COMMIT").build().execute(&mut *connection).await?;
+    let finished = verdicts.iter().map(|verdict| match by_run.get(verdict.run.as_str()) {
+        Some(lease) => Finished {
+            run: verdict.run.clone(),
+            env: lease.env.clone(),
+            state: Some(RunState::Succeeded),
+            basin: Basin::from_text(&lease.basin),
+            lane: Lane::from_text(&lease.lane),
         },
         None => moved_on(verdict),
     });
@@ -303,7 +342,14 @@ async fn settle_sqlite(
     verdicts: &[RunVerdict],
     now: Timestamp,
 ) -> Result<Vec<Finished>, StoreError> {
-    let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM leases WHERE (run_id, epoch) IN (VALUES ");
+    let mut delete = QueryBuilder::<Sqlite>::new("");
+    end_leases_sqlite(&mut delete, verdicts);
+    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *tx).await?;
+    apply!(tx, Sqlite, leases, verdicts, now, write_ends_sqlite)
+}
+
+fn end_leases_sqlite(delete: &mut QueryBuilder<Sqlite>, verdicts: &[RunVerdict]) {
+    delete.push("DELETE FROM leases WHERE (run_id, epoch) IN (VALUES ");
     let mut pairs = delete.separated(", ");
     for verdict in verdicts {
         pairs.push("(").push_bind_unseparated(verdict.run.as_str());
@@ -313,8 +359,6 @@ async fn settle_sqlite(
         ") RETURNING run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
             max_duration_ms, holder, leased_at, cancel_requested",
     );
-    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *tx).await?;
-    apply!(tx, Sqlite, leases, verdicts, now, end_records_sqlite)
 }
 
 async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
@@ -338,9 +382,14 @@ async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Time
     all_of(done.rows_affected(), ends)
 }
 
-async fn end_records_sqlite(tx: &mut SqliteConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
-    let mut update = QueryBuilder::<Sqlite>::new("UPDATE run_records SET finished_at = ");
-    update.push_bind(now.millis()).push(
+async fn write_ends_sqlite(tx: &mut SqliteConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
+    let mut update = QueryBuilder::<Sqlite>::new("");
+    end_records_sqlite(&mut update, ends, now);
+    all_of(update.build().execute(&mut *tx).await?.rows_affected(), ends)
+}
+
+fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: Timestamp) {
+    update.push("UPDATE run_records SET finished_at = ").push_bind(now.millis()).push(
         ", state = v.column2, code = v.column3, reason = v.column4, output = v.column5, epoch = v.column6,
             attempts = v.column7, started_at = v.column8 FROM (",
     );
@@ -355,7 +404,6 @@ async fn end_records_sqlite(tx: &mut SqliteConnection, ends: &[End<'_>], now: Ti
             .push_bind(end.verdict.started_at.map(Timestamp::millis));
     });
     update.push(") AS v WHERE run_records.id = v.column1 AND run_records.state = 'open'");
-    all_of(update.build().execute(&mut *tx).await?.rows_affected(), ends)
 }
 
 /// A lease whose run is not open contradicts the model: nothing of the batch is written.

@@ -41,7 +41,21 @@ UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR
 const ANY: &str = "-- any_key
 SELECT COUNT(*) FROM (SELECT 1 FROM api_keys LIMIT 1) AS found";
 
+const ADD_SECRET: &str = "-- add_secret
+INSERT INTO store_secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+
+const SECRET: &str = "-- secret
+SELECT value FROM store_secrets WHERE name = $1";
+
 impl Store {
+    /// A secret that all nodes share; the first one to ask makes it `fresh`.
+    pub async fn secret(&self, name: &str, fresh: &str) -> Result<String, StoreError> {
+        in_tx!(self, |tx| {
+            sqlx::query(ADD_SECRET).bind(name).bind(fresh).execute(&mut *tx).await?;
+        });
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(SECRET).bind(name).fetch_one(pool).await?))
+    }
+
     pub async fn insert_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         in_tx!(self, |tx| {
             sqlx::query(INSERT)

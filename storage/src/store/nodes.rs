@@ -30,7 +30,7 @@ const BURY_OTHERS: &str = "-- bury_others
 UPDATE nodes SET state = 'gone' WHERE id <> $1 AND state <> 'gone'";
 
 const BURY_LAPSED: &str = "-- bury_lapsed
-UPDATE nodes SET state = 'gone' WHERE state <> 'gone' AND lease_until < $1";
+UPDATE nodes SET state = 'gone' WHERE state <> 'gone' AND lease_until < $1 AND id <> $2";
 
 const RENEW: &str = "-- renew
 UPDATE nodes SET lease_until = $2 WHERE id = $1 AND state IN ('live', 'draining')";
@@ -66,7 +66,7 @@ impl Store {
             if alone {
                 sqlx::query(BURY_OTHERS).bind(node).execute(&mut *tx).await?;
             } else {
-                sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?;
+                sqlx::query(BURY_LAPSED).bind(now.millis()).bind(node).execute(&mut *tx).await?;
             }
         });
         Ok(())
@@ -92,10 +92,13 @@ impl Store {
         Ok(())
     }
 
-    /// Declares nodes gone whose lease has lapsed; whatever they held may be taken over.
+    /// Declares other nodes gone whose lease has lapsed; whatever they held may be taken over. A node never
+    /// declares itself gone: after an outage of the store it may still renew, if nobody else was faster.
     pub async fn bury_lapsed(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let buried =
-            in_tx!(self, |tx| { sqlx::query(BURY_LAPSED).bind(now.millis()).execute(&mut *tx).await?.rows_affected() });
+        let node = self.node().as_str();
+        let buried = in_tx!(self, |tx| {
+            sqlx::query(BURY_LAPSED).bind(now.millis()).bind(node).execute(&mut *tx).await?.rows_affected()
+        });
         Ok(buried)
     }
 
@@ -109,7 +112,7 @@ impl Store {
     }
 
     async fn follow_database_time(&self) -> Result<(), StoreError> {
-        if let super::Pools::Postgres(pool) = &self.inner.pools {
+        if let super::Pools::Postgres { pool, .. } = &self.inner.pools {
             let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
             self.inner.clock.follow(Timestamp::from_millis(millis));
         }

@@ -1,5 +1,6 @@
 //! Opens a store: takes its lock, sets and re-reads the pragmas, migrates, and registers this node.
 
+use super::hot::HotConnections;
 use super::{Inner, Pools, Store};
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
@@ -139,6 +140,8 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         .statement_cache_capacity(200);
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
+        // A file is not a server that goes away.
+        .test_before_acquire(false)
         .after_release(|connection, _| {
             Box::pin(async move {
                 // A cancelled future may leave its transaction open; "no transaction" is the good answer.
@@ -152,6 +155,7 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
     sqlx::migrate!("migrations/sqlite").run(&writer).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
+        .test_before_acquire(false)
         .connect_with(connect.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
         .await?;
     Ok(Pools::Sqlite { writer, readers })
@@ -196,10 +200,10 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
                 Ok(true)
             })
         })
-        .connect_with(connect)
+        .connect_with(connect.clone())
         .await?;
     sqlx::migrate!("migrations/postgres").run(&pool).await?;
-    Ok(Pools::Postgres(pool))
+    Ok(Pools::Postgres { pool, hot: Box::new(HotConnections::new(connect)) })
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Store {
                 let journal = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(readers).await?;
                 ("SQLite", version, Some(journal))
             }
-            Pools::Postgres(pool) => {
+            Pools::Postgres { pool, .. } => {
                 ("PostgreSQL", sqlx::query_scalar("SHOW server_version").fetch_one(pool).await?, None)
             }
         };

@@ -113,7 +113,7 @@ async fn row_41_a_body_that_drips_is_given_up() {
 async fn row_8_a_body_that_breaks_off_is_the_clients_fault() {
     for (error, code) in [
         (PayloadError::Incomplete(None), Code::BodyIncomplete),
-        (PayloadError::EncodingCorrupted, Code::MalformedRequest),
+        (PayloadError::EncodingCorrupted, Code::BodyIncomplete),
         (PayloadError::Overflow, Code::BodyTooLarge),
     ] {
         let broken = chunks(&["{"]).chain(stream::iter([Err(error)]));

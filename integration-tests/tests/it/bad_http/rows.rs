@@ -1,0 +1,80 @@
+//! The bad requests of the catalogue, as data: what is sent, and which statuses are right.
+//!
+//! Rows that are no single request are not here: 42 and 43 (many and slow readers), 66, 71, 78 and 79 (cost),
+//! 104 to 107 (there is no cron), 115, 128, 129, 133 and 139 (they need a second tenant, key or request).
+
+mod addresses;
+mod bodies;
+mod framing;
+
+/// One case of the catalogue.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its number in the catalogue.
+    pub number: u16,
+    pub send: Send,
+    /// The statuses that are right; 0 is a connection that is closed without a word.
+    pub right: &'static [u16],
+    /// The `code` of the problem, where only one is right.
+    pub code: Option<&'static str>,
+}
+
+/// What goes over the wire. In bytes, `{host}`, `{auth}`, `{post}`, `{get}`, `{body}` and `{length}` stand for
+/// the server's name, the header with the key, the beginnings of two good requests, and a good body.
+#[derive(Debug, Clone, Copy)]
+pub enum Send {
+    Bytes(&'static [u8]),
+    Built(fn() -> Vec<u8>),
+    /// Then the client sends no more but still listens.
+    HalfClosed(&'static [u8]),
+    /// Then the client is gone.
+    Aborted(&'static [u8]),
+    /// Then the client waits.
+    Stalled(&'static [u8]),
+    /// Then one byte after the other, without an end.
+    Dripping(&'static [u8], u8),
+    /// Two good requests in one piece.
+    Pipelined,
+    /// The body of a `POST /api/v1/runs`.
+    Body(&'static [u8]),
+    BuiltBody(fn() -> Vec<u8>),
+    /// A good body of this many bytes more than the server's limit.
+    Sized(i64),
+    /// The same, chunked.
+    SizedChunks(i64),
+    /// The body of a `POST /api/v1/runs/batch`.
+    Batch(fn() -> Vec<u8>),
+    Get(&'static str),
+    BuiltGet(fn() -> String),
+    /// A good list with these headers too.
+    With(&'static [(&'static str, &'static str)]),
+    /// A good list with these headers and no key.
+    Bare(&'static [(&'static str, &'static str)]),
+    /// A good create with these headers in place of its content type.
+    PostWith(&'static [(&'static str, &'static str)]),
+}
+
+/// The statuses of a request that was carried out.
+pub const DONE: &[u16] = &[200, 201, 202];
+/// Well-formed, whatever a server knows about it.
+pub const WELL_FORMED: &[u16] = &[200, 201, 202, 404, 422];
+const BAD: &[u16] = &[400];
+
+impl Row {
+    const fn new(number: u16, send: Send, right: &'static [u16]) -> Row {
+        Row { number, send, right, code: None }
+    }
+
+    const fn bad(number: u16, send: Send) -> Row {
+        Row::new(number, send, BAD)
+    }
+
+    const fn code(self, code: &'static str) -> Row {
+        Row { code: Some(code), ..self }
+    }
+}
+
+/// Every row, in the order of the catalogue.
+pub fn all() -> Vec<Row> {
+    [framing::ROWS, bodies::ROWS, addresses::ROWS].concat()
+}

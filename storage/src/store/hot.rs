@@ -1,0 +1,71 @@
+//! Connections for what happens thousands of times a second: taking runs in, claiming them, ending them.
+//!
+//! Each belongs to one kind of work, which happens one at a time per node anyway. It is not tested before every
+//! use and not rolled back after it, which would triple the round trips of a single statement: a connection
+//! whose use did not come to a good end is thrown away, and the next use makes a new one.
+
+use crate::error::StoreError;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a hot connection is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hot {
+    Accept,
+    Claim,
+    Finish,
+}
+
+#[derive(Debug)]
+pub(super) struct HotConnections {
+    options: PgConnectOptions,
+    accept: Mutex<Option<PgConnection>>,
+    claim: Mutex<Option<PgConnection>>,
+    finish: Mutex<Option<PgConnection>>,
+}
+
+impl HotConnections {
+    pub(super) fn new(options: PgConnectOptions) -> HotConnections {
+        HotConnections { options, accept: Mutex::default(), claim: Mutex::default(), finish: Mutex::default() }
+    }
+
+    fn slot(&self, hot: Hot) -> &Mutex<Option<PgConnection>> {
+        match hot {
+            Hot::Accept => &self.accept,
+            Hot::Claim => &self.claim,
+            Hot::Finish => &self.finish,
+        }
+    }
+
+    /// Runs work on a connection of its kind. The connection is out of its place meanwhile, so that a use that
+    /// fails or is cancelled in the middle takes it along.
+    pub(super) async fn on<T, F>(&self, hot: Hot, work: F) -> Result<T, StoreError>
+    where
+        F: AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    {
+        let mut slot = self.slot(hot).lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => match timeout(CONNECT_WITHIN, self.options.connect()).await {
+                Ok(connected) => connected?,
+                Err(_) => return Err(StoreError::Database(sqlx::Error::PoolTimedOut)),
+            },
+        };
+        let value = work(&mut connection).await?;
+        *slot = Some(connection);
+        Ok(value)
+    }
+
+    pub(super) async fn close(&self) {
+        for slot in [&self.accept, &self.claim, &self.finish] {
+            if let Some(connection) = slot.lock().await.take() {
+                let _ = connection.close().await;
+            }
+        }
+    }
+}
