@@ -14,8 +14,8 @@ pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
 pub use eventually::eventually;
-pub use judge::Verdict;
 pub use http::{Answer, Client, Event};
+pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
 pub use provider::Account;
 pub use server::Server;

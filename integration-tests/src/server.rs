@@ -389,9 +389,8 @@ impl Server {
 
     /// How many runs stand where, by task and queue.
     pub fn standing(&self) -> Vec<Row> {
-        let tables = ["buffer", "ready", "leases"].map(|table| {
-            format!("SELECT '{table}', env, task, COUNT(*), MIN(run_id) FROM {table} GROUP BY env, task")
-        });
+        let tables = ["buffer", "ready", "leases"]
+            .map(|table| format!("SELECT '{table}', env, task, COUNT(*), MIN(run_id) FROM {table} GROUP BY env, task"));
         self.rows(&tables.join(" UNION ALL "))
     }
 }

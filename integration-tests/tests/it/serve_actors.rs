@@ -47,7 +47,10 @@ fn every_actor_is_killed(database: Database) {
         tally.acked.len(),
     );
     let told = ended.stderr.lines().find(|line| line.contains("chaos:") && line.contains("kills carried out"));
-    assert!(told.is_some_and(|line| line.contains(&format!("{0} of {0}", actors.len() * MODES.len() * KILLS))), "{told:?}");
+    assert!(
+        told.is_some_and(|line| line.contains(&format!("{0} of {0}", actors.len() * MODES.len() * KILLS))),
+        "{told:?}"
+    );
     let cancelled = ends.get("cancelled").copied().unwrap_or(0);
     let stored: usize = ends.values().sum();
     assert!(finished <= stored as f64, "{finished} ends were counted of {stored} runs");
