@@ -1,12 +1,14 @@
 //! Gives ready runs to carriers: a row leaves `ready` and enters `leases` in one commit, so that nobody else can
 //! have it, and everything is written about it later under the epoch that it got here (invariants 2 and 9).
 
+use super::caps::{Cap, begin_under, count_postgres, count_sqlite};
 use super::hot::Hot;
+use super::taking::{Claimed, Taking, claim_under};
 use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
-use sqlx::{PgConnection, Pool, Postgres, QueryBuilder, Sqlite, SqliteConnection, Transaction};
+use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 
 /// A lane with ready runs, and the rank of its first.
@@ -23,22 +25,6 @@ pub struct Share {
     pub basin: Basin,
     pub lane: Lane,
     pub runs: i64,
-}
-
-/// Something that may have only so many runs under way, over all nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Capped {
-    All,
-    Env(String),
-    Queue { env: String, queue: String },
-    Key { env: String, lane: Lane },
-}
-
-/// At most this many runs under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cap {
-    pub of: Capped,
-    pub max: i64,
 }
 
 /// Who takes runs, and how long it may keep them without a word.
@@ -154,43 +140,6 @@ const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
 const CLAIM_SQLITE_TAIL: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 
-const ADD_CAPS: &str = "-- add_caps
-INSERT INTO caps (name) SELECT * FROM UNNEST($1::TEXT[]) ON CONFLICT (name) DO NOTHING";
-
-const LOCK_CAPS: &str = "-- lock_caps
-SELECT name FROM caps WHERE name = ANY($1) ORDER BY name FOR UPDATE";
-
-const COUNT_ALL: &str = "-- count_leases
-SELECT COUNT(*) FROM leases";
-const COUNT_ENV: &str = "-- count_leases_of_env
-SELECT COUNT(*) FROM leases WHERE env = $1";
-const COUNT_LANES: &str = "-- count_leases_of_lanes
-SELECT COUNT(*) FROM leases WHERE env = $1 AND lane >= $2 AND lane < $3";
-const COUNT_LANE: &str = "-- count_leases_of_lane
-SELECT COUNT(*) FROM leases WHERE env = $1 AND lane = $2";
-
-impl Capped {
-    /// Its row in `caps`.
-    fn row(&self) -> String {
-        match self {
-            Capped::All => "all".to_owned(),
-            Capped::Env(env) => format!("env:{env}"),
-            Capped::Queue { env, queue } => format!("queue:{env}:{queue}"),
-            Capped::Key { env, lane } => format!("lane:{env}:{}", lane.as_str()),
-        }
-    }
-
-    /// Whether runs of this share count against it.
-    pub fn covers(&self, share: &Share) -> bool {
-        match self {
-            Capped::All => true,
-            Capped::Env(env) => share.basin.env() == env,
-            Capped::Queue { env, queue } => share.basin.env() == env && share.lane.queue() == queue,
-            Capped::Key { env, lane } => share.basin.env() == env && share.lane == *lane,
-        }
-    }
-}
-
 impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;
     /// in order, at most `limit`.
@@ -219,8 +168,7 @@ impl Store {
         Ok(found.into_iter().map(head).collect())
     }
 
-    /// Takes the first runs of some lanes, never more than the caps leave; they come by rank. Counts are exact
-    /// over all nodes: whoever takes runs under a cap holds that cap's row until the commit (invariant 8).
+    /// The same, for who does not ask which lanes are empty now.
     pub async fn claim_ready(
         &self,
         shares: &[Share],
@@ -228,41 +176,59 @@ impl Store {
         taker: Taker<'_>,
         now: Timestamp,
     ) -> Result<Vec<Leased>, StoreError> {
-        if shares.iter().all(|share| share.runs <= 0) {
-            return Ok(Vec::new());
+        Ok(self.claim(shares, caps, taker, now).await?.leased)
+    }
+
+    /// Takes the first runs of some lanes, never more than the caps leave; those of a lane come by rank. Counts
+    /// are exact over all nodes: whoever takes runs under a cap holds that cap's row until the commit
+    /// (invariant 8).
+    pub async fn claim(
+        &self,
+        shares: &[Share],
+        caps: &[Cap],
+        taker: Taker<'_>,
+        now: Timestamp,
+    ) -> Result<Claimed, StoreError> {
+        let mut taking = Taking::new(shares, caps, vec![0; caps.len()]);
+        let asked = taking.ask();
+        if asked.is_empty() {
+            return Ok(Claimed::default());
         }
-        let leased = match &self.inner.pools {
+        let holder = self.holder(taker);
+        let claimed = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let shares = within(shares, caps, &[]);
-                claim_at_once_sqlite(&mut *writer.acquire().await?, &shares, self.holder(taker), now).await?
+                let leased = claim_at_once_sqlite(&mut *writer.acquire().await?, &asked, holder, now).await?;
+                taking.took(&asked, leased);
+                taking.done()
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                let shares = within(shares, caps, &count_sqlite(&mut tx, caps).await?);
-                let leased = claim_sqlite(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_sqlite(&mut tx, &leased, taker).await?;
+                let taking = Taking::new(shares, caps, count_sqlite(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_sqlite, holder, now);
+                dress_sqlite(&mut tx, &claimed.leased, taker).await?;
                 reached(Failpoint::ClaimOpen);
                 tx.commit().await?;
-                leased
+                claimed
             }
             Pools::Postgres { hot, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let (shares, holder) = (within(shares, caps, &[]), self.holder(taker));
-                hot.on(Hot::Claim, async |connection| claim_postgres(connection, &shares, holder, now).await).await?
+                let take = async |connection: &mut PgConnection| claim_postgres(connection, &asked, holder, now).await;
+                taking.took(&asked, hot.on(Hot::Claim, take).await?);
+                taking.done()
             }
             Pools::Postgres { pool, .. } => {
                 let mut tx = begin_under(pool, caps).await?;
-                let shares = within(shares, caps, &count_postgres(&mut tx, caps).await?);
-                let leased = claim_postgres(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_postgres(&mut tx, &leased, taker).await?;
+                let taking = Taking::new(shares, caps, count_postgres(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_postgres, holder, now);
+                dress_postgres(&mut tx, &claimed.leased, taker).await?;
                 reached(Failpoint::ClaimOpen);
                 tx.commit().await?;
-                leased
+                claimed
             }
         };
-        if !leased.is_empty() {
+        if !claimed.leased.is_empty() {
             reached(Failpoint::ClaimStored);
         }
-        Ok(leased)
+        Ok(claimed)
     }
 
     fn holder<'a>(&'a self, taker: Taker<'a>) -> &'a str {
@@ -288,75 +254,6 @@ impl Store {
             payloads.extend(found.into_iter().map(|(id, payload)| (RunId::from_text(id), payload)));
         }
         Ok(payloads)
-    }
-}
-
-/// Cuts the shares down to what the caps leave; the first shares come first.
-fn within(shares: &[Share], caps: &[Cap], under_way: &[i64]) -> Vec<Share> {
-    let mut left: Vec<i64> =
-        caps.iter().zip(under_way).map(|(cap, count)| cap.max.saturating_sub(*count).max(0)).collect();
-    let mut cut = Vec::with_capacity(shares.len());
-    for share in shares {
-        let covering: Vec<usize> = (0..caps.len()).filter(|index| caps[*index].of.covers(share)).collect();
-        let most = covering.iter().map(|index| left[*index]).min().unwrap_or(i64::MAX);
-        let runs = share.runs.min(most);
-        if runs <= 0 {
-            continue;
-        }
-        for index in covering {
-            left[index] -= runs;
-        }
-        cut.push(Share { runs, ..share.clone() });
-    }
-    cut
-}
-
-macro_rules! count_each {
-    ($tx:ident, $caps:ident) => {{
-        let mut counts = Vec::with_capacity($caps.len());
-        for cap in $caps {
-            let count: i64 = match &cap.of {
-                Capped::All => sqlx::query_scalar(COUNT_ALL).fetch_one(&mut *$tx).await?,
-                Capped::Env(env) => sqlx::query_scalar(COUNT_ENV).bind(env).fetch_one(&mut *$tx).await?,
-                Capped::Queue { env, queue } => {
-                    let (first, last) = Lane::range_of(queue);
-                    sqlx::query_scalar(COUNT_LANES).bind(env).bind(first).bind(last).fetch_one(&mut *$tx).await?
-                }
-                Capped::Key { env, lane } => {
-                    sqlx::query_scalar(COUNT_LANE).bind(env).bind(lane.as_str()).fetch_one(&mut *$tx).await?
-                }
-            };
-            counts.push(count);
-        }
-        Ok(counts)
-    }};
-}
-
-async fn count_sqlite(tx: &mut SqliteConnection, caps: &[Cap]) -> Result<Vec<i64>, StoreError> {
-    count_each!(tx, caps)
-}
-
-async fn count_postgres(tx: &mut PgConnection, caps: &[Cap]) -> Result<Vec<i64>, StoreError> {
-    count_each!(tx, caps)
-}
-
-/// Begins a transaction that holds the rows of these caps, all taken in one order. Rows that are missing are
-/// made in a commit of their own: made here, they would be held in the order in which they were missing.
-async fn begin_under(pool: &Pool<Postgres>, caps: &[Cap]) -> Result<Transaction<'static, Postgres>, StoreError> {
-    let mut rows: Vec<String> = caps.iter().map(|cap| cap.of.row()).collect();
-    rows.sort_unstable();
-    rows.dedup();
-    loop {
-        let mut tx = pool.begin().await?;
-        if rows.is_empty() {
-            return Ok(tx);
-        }
-        let held: Vec<String> = sqlx::query_scalar(LOCK_CAPS).bind(&rows).fetch_all(&mut *tx).await?;
-        if held.len() == rows.len() {
-            return Ok(tx);
-        }
-        tx.rollback().await?;
-        sqlx::query(ADD_CAPS).bind(&rows).execute(pool).await?;
     }
 }
 
@@ -463,31 +360,4 @@ async fn dress_sqlite(tx: &mut SqliteConnection, leased: &[Leased], taker: Taker
 
 async fn dress_postgres(tx: &mut PgConnection, leased: &[Leased], taker: Taker<'_>) -> Result<(), StoreError> {
     dress_each!(tx, leased, taker)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn share(env: &str, queue: &str, runs: i64) -> Share {
-        Share { basin: Basin::own(env), lane: Lane::new(queue, ""), runs }
-    }
-
-    #[test]
-    fn shares_are_cut_to_what_every_cap_over_them_leaves() {
-        let caps = [
-            Cap { of: Capped::All, max: 10 },
-            Cap { of: Capped::Env("a/x".to_owned()), max: 4 },
-            Cap { of: Capped::Queue { env: "a/x".to_owned(), queue: "mail".to_owned() }, max: 1 },
-        ];
-        let shares = [share("a/x", "mail", 5), share("a/x", "other", 5), share("b/y", "mail", 50)];
-        let cut: Vec<i64> = within(&shares, &caps, &[0, 0, 0]).iter().map(|share| share.runs).collect();
-        assert_eq!(cut, [1, 3, 6]);
-        let cut: Vec<i64> = within(&shares, &caps, &[9, 4, 0]).iter().map(|share| share.runs).collect();
-        assert_eq!(cut, [1], "only env b may have the last one");
-        assert!(within(&shares, &caps, &[12, 4, 1]).is_empty());
-        let shares = [share("a/x", "mail", -9), share("a/x", "mail", 9)];
-        let cut: Vec<i64> = within(&shares, &caps[1..2], &[0]).iter().map(|share| share.runs).collect();
-        assert_eq!(cut, [4], "less than nothing leaves no more");
-    }
 }

@@ -126,7 +126,8 @@ fn watching_tells_every_event_once_although_the_server_is_killed_meanwhile() {
     let id = server.create(&["work"]);
     let mut watch = server.command(&["runs", "watch", &id, "-o", "jsonl"]).spawn().expect("the binary starts");
     let mut lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
-    let mut next = || -> Value { serde_json::from_str(&lines.next()?.ok()?).ok() }.unwrap_or_default();
+    let mut line = || serde_json::from_str::<Value>(&lines.next()?.ok()?).ok();
+    let mut next = || line().unwrap_or_default();
     assert_eq!(next()["event"], "accepted");
     server.kill();
     let listen = server.url.trim_start_matches("http://").to_owned();
