@@ -26,7 +26,7 @@ fn ask(server: &Server, method: &str, path: &str, body: &str) -> (u16, String) {
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         answer.extend_from_slice(&buffer[..count]);
         let text = String::from_utf8_lossy(&answer);
-        if text.contains("text/event-stream") && text.contains("\r\n\r\n") {
+        if text.split_once("\r\n\r\n").is_some_and(|(head, _)| head.contains("text/event-stream")) {
             break;
         }
     }
