@@ -38,8 +38,7 @@ pub(super) fn run() -> ExitCode {
         Ok(None) => return ExitCode::from(super::NOT_STARTED),
         Err(error) => return super::refuse(&format!("the order cannot be read: {error}")),
     };
-    // A guard that was killed may have left the folder of an earlier try behind.
-    order.scratch.as_mut_os_string().push(format!("-{}", std::process::id()));
+    order.scratch = order.folder(std::process::id());
     let report = match DirBuilder::new().mode(0o700).create(&order.scratch) {
         Err(error) => not_started(&format!("cannot make {}", order.scratch.display()), &error),
         Ok(()) => carry_out(&order, payload)
