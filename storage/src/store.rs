@@ -164,6 +164,17 @@ impl Store {
         matches!(self.inner.pools, Pools::Sqlite { .. })
     }
 
+    /// Fills in what differs between the databases. `{skip_locked}` passes over rows that others hold; `{picked}`
+    /// are the runs of the CTE of that name, on PostgreSQL as an array: that keeps the plan an index walk,
+    /// whatever the statistics of a table that fills and empties in seconds say.
+    fn render(&self, sql: &str) -> sqlx::AssertSqlSafe<String> {
+        let (skip_locked, picked) = match &self.inner.pools {
+            Pools::Sqlite { .. } => ("", "IN (SELECT run_id FROM picked)"),
+            Pools::Postgres(_) => (" FOR UPDATE SKIP LOCKED", "= ANY(ARRAY(SELECT run_id FROM picked))"),
+        };
+        sqlx::AssertSqlSafe(sql.replace("{skip_locked}", skip_locked).replace("{picked}", picked))
+    }
+
     /// Closes all connections; nothing is written after this (invariant 38).
     pub async fn close(&self) {
         match &self.inner.pools {
