@@ -26,11 +26,13 @@ pub struct BufferEntry {
     pub parked: Option<String>,
 }
 
+/// Each step is one look into the index.
 const ENVS: &str = "-- buffer_envs
 WITH RECURSIVE found(env) AS (
-    SELECT MIN(env) FROM buffer WHERE parked IS NULL AND env > $1
+    SELECT (SELECT env FROM buffer WHERE parked IS NULL AND env > $1 ORDER BY env LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(b.env) FROM buffer b WHERE b.parked IS NULL AND b.env > f.env) FROM found f WHERE f.env IS NOT NULL)
+    SELECT (SELECT b.env FROM buffer b WHERE b.parked IS NULL AND b.env > f.env ORDER BY b.env LIMIT 1)
+    FROM found f WHERE f.env IS NOT NULL)
 SELECT env FROM found WHERE env IS NOT NULL LIMIT $2";
 
 const DEPTHS: &str = "-- buffer_depths

@@ -98,22 +98,26 @@ impl From<RawLeased> for Leased {
     }
 }
 
-/// Each step is one look into the index, however many runs wait in a lane.
+/// Each step is one look into the index, however many runs wait in a lane. Not by MIN: without statistics
+/// PostgreSQL takes a lane for short and reads all of it.
 const BASINS: &str = "-- ready_basins
 WITH RECURSIVE found(basin) AS (
-    SELECT MIN(basin) FROM ready WHERE due_at = 0 AND basin > $1 AND basin < $2
+    SELECT (SELECT basin FROM ready WHERE due_at = 0 AND basin > $1 AND basin < $2 ORDER BY basin LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(r.basin) FROM ready r WHERE r.due_at = 0 AND r.basin > f.basin AND r.basin < $2)
+    SELECT (SELECT r.basin FROM ready r WHERE r.due_at = 0 AND r.basin > f.basin AND r.basin < $2
+        ORDER BY r.basin LIMIT 1)
     FROM found f WHERE f.basin IS NOT NULL)
 SELECT basin FROM found WHERE basin IS NOT NULL LIMIT $3";
 
 const LANES: &str = "-- ready_lanes
 WITH RECURSIVE found(lane) AS (
-    SELECT MIN(lane) FROM ready WHERE due_at = 0 AND basin = $1 AND lane > $2
+    SELECT (SELECT lane FROM ready WHERE due_at = 0 AND basin = $1 AND lane > $2 ORDER BY lane LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(r.lane) FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane > f.lane)
+    SELECT (SELECT r.lane FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane > f.lane
+        ORDER BY r.lane LIMIT 1)
     FROM found f WHERE f.lane IS NOT NULL)
-SELECT lane, (SELECT MIN(r.rank) FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane = f.lane) AS rank
+SELECT lane, (SELECT r.rank FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane = f.lane
+    ORDER BY r.rank LIMIT 1) AS rank
 FROM found f WHERE lane IS NOT NULL LIMIT $3";
 
 /// The array keeps the plan an index walk, whatever the statistics of a table that fills and empties in
