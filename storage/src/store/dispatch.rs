@@ -185,20 +185,19 @@ impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;
     /// in order, at most `limit`.
     pub async fn ready_basins(&self, pull: Option<&str>, after: &str, limit: i64) -> Result<Vec<Basin>, StoreError> {
-        let (first, last) = match pull {
-            // Every env is below `{`, and every pull basin above it.
-            None => (after.to_owned(), "{".to_owned()),
-            Some(task) => {
-                let prefix = Basin::pull(task, "");
-                let first = if after.is_empty() { prefix.as_str() } else { after };
-                (first.to_owned(), Basin::pull(task, "{").as_str().to_owned())
+        let mut found: Vec<String> = Vec::new();
+        for (first, last) in Basin::ranges(pull) {
+            let left = limit - i64::try_from(found.len()).unwrap_or(limit);
+            let first = first.as_str().max(after);
+            if left <= 0 || first >= last.as_str() {
+                continue;
             }
-        };
-        let found: Vec<String> = on_pool!(self, |pool| {
-            sqlx::query_scalar(BASINS).bind(first).bind(last).bind(limit).fetch_all(pool).await?
-        });
-        let basins = found.into_iter().map(Basin::from_text);
-        Ok(basins.collect())
+            let part: Vec<String> = on_pool!(self, |pool| {
+                sqlx::query_scalar(BASINS).bind(first).bind(last.as_str()).bind(left).fetch_all(pool).await?
+            });
+            found.extend(part);
+        }
+        Ok(found.into_iter().map(Basin::from_text).collect())
     }
 
     /// A basin's lanes with ready runs after `after`, in order, at most `limit`.
