@@ -5,7 +5,7 @@ use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
-use sqlx::{PgConnection, QueryBuilder, SqliteConnection};
+use sqlx::{PgConnection, Pool, Postgres, QueryBuilder, SqliteConnection, Transaction};
 use std::collections::HashMap;
 
 /// A lane with ready runs, and the rank of its first.
@@ -74,6 +74,7 @@ struct RawLeased {
     basin: String,
     lane: String,
     task: String,
+    rank: i64,
     epoch: i64,
     attempts: i64,
     max_attempts: i64,
@@ -133,7 +134,7 @@ INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, att
     since, holder, leased_at)
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since,
     $5, $4 FROM taken
-RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since";
+RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
 const CLAIM_SQLITE: &str = "-- claim_ready
 INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts, max_duration_ms,
@@ -142,10 +143,10 @@ SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1
     ?5, ?4 FROM ready
 WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires_at > ?4)
 ORDER BY rank, run_id LIMIT ?3
-RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
+RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
-const ADD_CAP: &str = "-- add_cap
-INSERT INTO caps (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+const ADD_CAPS: &str = "-- add_caps
+INSERT INTO caps (name) SELECT * FROM UNNEST($1::TEXT[]) ON CONFLICT (name) DO NOTHING";
 
 const LOCK_CAPS: &str = "-- lock_caps
 SELECT name FROM caps WHERE name = ANY($1) ORDER BY name FOR UPDATE";
@@ -209,8 +210,8 @@ impl Store {
         Ok(found.into_iter().map(head).collect())
     }
 
-    /// Takes the first runs of some lanes, never more than the caps leave. Counts are exact over all nodes:
-    /// whoever takes runs under a cap holds that cap's row until the commit (invariant 8).
+    /// Takes the first runs of some lanes, never more than the caps leave; they come by rank. Counts are exact
+    /// over all nodes: whoever takes runs under a cap holds that cap's row until the commit (invariant 8).
     pub async fn claim_ready(
         &self,
         shares: &[Share],
@@ -232,10 +233,11 @@ impl Store {
                 leased
             }
             Pools::Postgres(pool) if caps.is_empty() && matches!(taker, Taker::Node) => {
-                claim_postgres(&mut *pool.acquire().await?, shares, self.holder(taker), now).await?
+                let shares = within(shares, caps, &[]);
+                claim_postgres(&mut *pool.acquire().await?, &shares, self.holder(taker), now).await?
             }
             Pools::Postgres(pool) => {
-                let mut tx = pool.begin().await?;
+                let mut tx = begin_under(pool, caps).await?;
                 let shares = within(shares, caps, &count_postgres(&mut tx, caps).await?);
                 let leased = claim_postgres(&mut tx, &shares, self.holder(taker), now).await?;
                 dress_postgres(&mut tx, &leased, taker).await?;
@@ -278,18 +280,20 @@ impl Store {
 
 /// Cuts the shares down to what the caps leave; the first shares come first.
 fn within(shares: &[Share], caps: &[Cap], under_way: &[i64]) -> Vec<Share> {
-    let mut left: Vec<i64> = caps.iter().zip(under_way).map(|(cap, count)| (cap.max - count).max(0)).collect();
+    let mut left: Vec<i64> =
+        caps.iter().zip(under_way).map(|(cap, count)| cap.max.saturating_sub(*count).max(0)).collect();
     let mut cut = Vec::with_capacity(shares.len());
     for share in shares {
         let covering: Vec<usize> = (0..caps.len()).filter(|index| caps[*index].of.covers(share)).collect();
         let most = covering.iter().map(|index| left[*index]).min().unwrap_or(i64::MAX);
         let runs = share.runs.min(most);
+        if runs <= 0 {
+            continue;
+        }
         for index in covering {
             left[index] -= runs;
         }
-        if runs > 0 {
-            cut.push(Share { runs, ..share.clone() });
-        }
+        cut.push(Share { runs, ..share.clone() });
     }
     cut
 }
@@ -320,20 +324,27 @@ async fn count_sqlite(tx: &mut SqliteConnection, caps: &[Cap]) -> Result<Vec<i64
 }
 
 async fn count_postgres(tx: &mut PgConnection, caps: &[Cap]) -> Result<Vec<i64>, StoreError> {
-    if caps.is_empty() {
-        return Ok(Vec::new());
-    }
+    count_each!(tx, caps)
+}
+
+/// Begins a transaction that holds the rows of these caps, all taken in one order. Rows that are missing are
+/// made in a commit of their own: made here, they would be held in the order in which they were missing.
+async fn begin_under(pool: &Pool<Postgres>, caps: &[Cap]) -> Result<Transaction<'static, Postgres>, StoreError> {
     let mut rows: Vec<String> = caps.iter().map(|cap| cap.of.row()).collect();
     rows.sort_unstable();
     rows.dedup();
-    let locked: Vec<String> = sqlx::query_scalar(LOCK_CAPS).bind(&rows).fetch_all(&mut *tx).await?;
-    if locked.len() < rows.len() {
-        for row in rows.iter().filter(|row| !locked.contains(row)) {
-            sqlx::query(ADD_CAP).bind(row).execute(&mut *tx).await?;
+    loop {
+        let mut tx = pool.begin().await?;
+        if rows.is_empty() {
+            return Ok(tx);
         }
-        sqlx::query(LOCK_CAPS).bind(&rows).execute(&mut *tx).await?;
+        let held: Vec<String> = sqlx::query_scalar(LOCK_CAPS).bind(&rows).fetch_all(&mut *tx).await?;
+        if held.len() == rows.len() {
+            return Ok(tx);
+        }
+        tx.rollback().await?;
+        sqlx::query(ADD_CAPS).bind(&rows).execute(pool).await?;
     }
-    count_each!(tx, caps)
 }
 
 async fn claim_sqlite(
@@ -361,9 +372,9 @@ async fn claim_sqlite(
             delete.push(")");
             delete.build().execute(&mut *tx).await?;
         }
-        leased.extend(raw.into_iter().map(Leased::from));
+        leased.extend(raw);
     }
-    Ok(leased)
+    Ok(by_rank(leased))
 }
 
 async fn claim_postgres(
@@ -380,7 +391,13 @@ async fn claim_postgres(
         .bind(holder)
         .fetch_all(connection)
         .await?;
-    Ok(raw.into_iter().map(Leased::from).collect())
+    Ok(by_rank(raw))
+}
+
+/// Neither database promises an order of what a claim returns.
+fn by_rank(mut raw: Vec<RawLeased>) -> Vec<Leased> {
+    raw.sort_unstable_by(|a, b| (a.rank, &a.run_id).cmp(&(b.rank, &b.run_id)));
+    raw.into_iter().map(Leased::from).collect()
 }
 
 const DRESS: &str = "-- dress_lease
@@ -427,5 +444,8 @@ mod tests {
         let cut: Vec<i64> = within(&shares, &caps, &[9, 4, 0]).iter().map(|share| share.runs).collect();
         assert_eq!(cut, [1], "only env b may have the last one");
         assert!(within(&shares, &caps, &[12, 4, 1]).is_empty());
+        let shares = [share("a/x", "mail", -9), share("a/x", "mail", 9)];
+        let cut: Vec<i64> = within(&shares, &caps[1..2], &[0]).iter().map(|share| share.runs).collect();
+        assert_eq!(cut, [4], "less than nothing leaves no more");
     }
 }
