@@ -67,8 +67,9 @@ const DELETE_LET_THROUGH: &str = "-- delete_let_through
 DELETE FROM buffer WHERE run_id IN
     (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2)";
 
+/// Whoever comes second to the first entry leaves its reason as it is.
 const PARK_FIRST: &str = "-- park_first
-UPDATE buffer SET parked = $2 WHERE run_id =
+UPDATE buffer SET parked = $2 WHERE parked IS NULL AND run_id =
     (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT 1)
 RETURNING run_id";
 
