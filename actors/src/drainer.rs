@@ -40,7 +40,6 @@ struct Memory {
     scanned_at: Option<Instant>,
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
-    paused: Vec<(String, String)>,
     pace: Pace,
 }
 
@@ -119,7 +118,7 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
     }
     while parts.may_claim() {
         let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
-        let mut waiting = waiting(parts, memory);
+        let mut waiting = waiting(parts);
         if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
             // There is enough here, but of others: an env that has nothing here does not wait for that.
             waiting.retain(|place| !parts.queue.holds(place.basin.env()));
@@ -148,12 +147,9 @@ impl Weights for Shares<'_> {
     }
 }
 
-fn waiting(parts: &RunParts, memory: &Memory) -> Vec<Waiting> {
+fn waiting(parts: &RunParts) -> Vec<Waiting> {
     let known = parts.lanes.snapshot().into_iter().map(|(basin, lane, rank)| Waiting { basin, lane, rank });
-    let is_paused = |place: &Waiting| {
-        memory.paused.iter().any(|(env, queue)| env == place.basin.env() && queue == place.lane.queue())
-    };
-    known.filter(|place| memory.paused.is_empty() || !is_paused(place)).collect()
+    known.filter(|place| !parts.gates.is_paused(place.basin.env(), place.lane.queue())).collect()
 }
 
 /// Looks for lanes that nobody has told this node about: other nodes' runs, runs that came due, and what was
@@ -166,7 +162,7 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
     memory.scanned_at = Some(now());
     let store = &parts.store;
     store.come_due(store.now(), 5_000).await?;
-    memory.paused = store.paused_queues().await?;
+    parts.gates.set_paused(store.paused_queues().await?);
     let basins = store.ready_basins(None, &memory.scan_after, SCAN_BASINS).await?;
     memory.scan_after = match basins.last() {
         Some(last) if basins.len() as i64 == SCAN_BASINS => last.as_str().to_owned(),

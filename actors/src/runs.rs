@@ -7,6 +7,7 @@ mod settler;
 mod recorder;
 mod breaker;
 mod fate;
+mod express;
 mod tasks;
 mod settings;
 mod pace;
@@ -24,8 +25,10 @@ pub use tasks::{Task, TaskKind, Tasks};
 
 use crate::executor::Stop;
 use dashmap::DashMap;
-use std::sync::Arc;
+use express::Express;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use storage::Store;
 use storage::model::RunId;
 use tokio::runtime::Handle;
@@ -60,22 +63,44 @@ pub struct Gates {
     /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
     /// before all have had the time to renew.
     pub no_burials: AtomicBool,
+    /// `(env, queue)` pairs that are paused, as this node knows them.
+    paused: RwLock<HashSet<(String, String)>>,
+}
+
+impl Gates {
+    pub fn is_paused(&self, env: &str, queue: &str) -> bool {
+        let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
+        !paused.is_empty() && paused.contains(&(env.to_owned(), queue.to_owned()))
+    }
+
+    pub fn set_paused(&self, paused: impl IntoIterator<Item = (String, String)>) {
+        *self.paused.write().unwrap_or_else(PoisonError::into_inner) = paused.into_iter().collect();
+    }
 }
 
 impl RunParts {
     /// Starts the tasks that write in groups; they end when the last clone is gone.
     pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> RunParts {
         let doorbell = Arc::new(Notify::new());
-        let lanes = Arc::new(LaneIndex::default());
-        let settings = Arc::new(settings);
+        let (settings, tasks) = (Arc::new(settings), Arc::new(tasks));
+        let (lanes, queue, gates) =
+            (Arc::<LaneIndex>::default(), Arc::<LocalQueue>::default(), Arc::<Gates>::default());
         let settler = Settler::start(store.clone(), lanes.clone(), doorbell.clone(), &runtime);
         let recorder = Recorder::start(store.clone(), &runtime);
-        let intake = Intake::start(store.clone(), lanes.clone(), doorbell.clone(), settings.intake_queue, &runtime);
+        let express = Express {
+            settings: settings.clone(),
+            tasks: tasks.clone(),
+            lanes: lanes.clone(),
+            queue: queue.clone(),
+            gates: gates.clone(),
+            settler: settler.clone(),
+        };
+        let intake = Intake::start(store.clone(), express, doorbell.clone(), &runtime);
         RunParts {
-            queue: Arc::new(LocalQueue::default()),
             in_hand: Arc::default(),
-            gates: Arc::default(),
-            tasks: Arc::new(tasks),
+            queue,
+            gates,
+            tasks,
             store,
             settings,
             lanes,

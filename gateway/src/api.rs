@@ -15,7 +15,9 @@ mod events;
 mod queues;
 mod pull;
 mod buffer;
+mod buffer_entries;
 mod fleet;
+mod docs;
 
 pub use gate::Gate;
 
@@ -130,6 +132,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/workers/fail"),
     ("POST", "/workers/release"),
     ("GET", "/buffer"),
+    ("GET", "/buffer/entries"),
     ("GET", "/nodes"),
     ("GET", "/actors"),
 ];
@@ -137,6 +140,7 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// Mounts the routes.
 pub fn routes(config: &mut web::ServiceConfig) {
     let resource = |path: &str| web::resource(path.to_owned());
+    docs::routes(config);
     config.service(
         web::scope("/api/v1")
             .service(resource("/runs").route(web::post().to(create::one)).route(web::get().to(read::list)))
@@ -159,6 +163,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/workers/fail").route(web::post().to(pull::fail)))
             .service(resource("/workers/release").route(web::post().to(pull::release)))
             .service(resource("/buffer").route(web::get().to(buffer::depths)))
+            .service(resource("/buffer/entries").route(web::get().to(buffer_entries::list)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/actors").route(web::get().to(fleet::actors))),
     );

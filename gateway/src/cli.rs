@@ -1,5 +1,13 @@
 //! The command line: nouns, then verbs; data on stdout, everything else on stderr.
 
+mod remote;
+mod runs;
+mod fleet;
+
+pub use fleet::{BufferArgs, BufferCommand, DevArgs, KeysCommand, WorkerArgs, WorkersArgs, WorkersCommand};
+pub use remote::Remote;
+pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
+
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -57,6 +65,17 @@ pub enum Command {
     Process(Box<ProcessArgs>),
     /// Take runs in over HTTP and carry them out, until a signal
     Serve(ServeArgs),
+    /// Serve from a temporary store with example tasks, a simulated provider and a key, to try things out
+    Dev(DevArgs),
+    /// Make runs, look at them, wait for them, stop them
+    Runs(RunsArgs),
+    /// Pull workers: see them, or be one
+    Workers(WorkersArgs),
+    /// What is accepted and waits to be let through
+    Buffer(BufferArgs),
+    /// API keys, in the store itself
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Run the simulated provider by itself, with faults to switch on
     Sim(SimArgs),
     /// Look at provider batches, and answer for those of unknown fate
@@ -67,6 +86,8 @@ pub enum Command {
     Jobs(JobsCommand),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
+    /// Print the OpenAPI document of the API
+    Openapi,
 }
 
 const PROCESS_EXAMPLES: &str = "\

@@ -36,16 +36,25 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     pub exit: Exit,
     pub what: String,
+    /// What is behind it, where that is known and says more.
+    pub cause: Option<String>,
     pub hint: Option<String>,
+    /// What a server said, whole: for programs that read stderr.
+    pub problem: Option<Box<serde_json::Value>>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, what: impl fmt::Display) -> Failure {
-        Failure { exit, what: what.to_string(), hint: None }
+        Failure { exit, what: what.to_string(), cause: None, hint: None, problem: None }
     }
 
     pub fn usage(what: impl fmt::Display) -> Failure {
         Failure::new(Exit::Usage, what)
+    }
+
+    pub fn cause(mut self, cause: impl fmt::Display) -> Failure {
+        self.cause = Some(cause.to_string());
+        self
     }
 
     pub fn hint(mut self, hint: impl fmt::Display) -> Failure {
@@ -57,8 +66,15 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.what)?;
-        match &self.hint {
-            Some(hint) => write!(f, "\nhint: {hint}"),
+        if let Some(cause) = &self.cause {
+            write!(f, "\ncause: {cause}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        // The name under which the server's log has more.
+        match self.problem.as_ref().and_then(|problem| problem["request_id"].as_str()) {
+            Some(id) => write!(f, "\nrequest id: {}", id.escape_default()),
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! The binary: reads the command line, runs the command, and ends with its exit code.
 
 use clap::Parser;
-use gateway::cli::{Cli, Command};
+use gateway::cli::{Cli, Command, Output};
 use gateway::config::Config;
 use gateway::exit::{Exit, Failure};
 use std::process::ExitCode;
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             gateway::output::note(&failure);
+            if let Some(problem) = failure.problem.as_ref().filter(|_| cli.common.output != Output::Table) {
+                gateway::output::note(problem);
+            }
             failure.exit.into()
         }
     }
@@ -36,6 +39,12 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Process(args) => gateway::process::run(args, &cli.common, &config),
         Command::Serve(args) => gateway::serve::run(args, &cli.common, &config),
+        Command::Dev(args) => gateway::dev::run(args, &cli.common, &config),
+        Command::Runs(args) => gateway::runs::run(args, &cli.common),
+        Command::Workers(args) => gateway::workers::run(args, &cli.common),
+        Command::Buffer(args) => gateway::buffer::run(args, &cli.common),
+        Command::Keys(command) => gateway::keys::run(command, &cli.common, &config),
+        Command::Openapi => gateway::openapi::run(cli.common.output),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
         Command::Jobs(command) => gateway::jobs::run(command, &cli.common, &config),

@@ -25,8 +25,13 @@ pub enum Reader {
 
 /// Writes a piece of a longer output; the caller stops when the reader has gone.
 pub fn send(text: &str) -> Result<Reader, Failure> {
+    send_bytes(text.as_bytes())
+}
+
+/// The same for what need not be text.
+pub fn send_bytes(bytes: &[u8]) -> Result<Reader, Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(Reader::Listening),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(Failure::new(Exit::StoreFailed, format!("cannot write to stdout: {error}"))),

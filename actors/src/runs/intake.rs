@@ -1,6 +1,7 @@
 //! Takes runs in with one commit for all that came while the last one ran (group commit, no linger).
 
-use super::{LaneIndex, Pace};
+use super::Pace;
+use super::express::Express;
 use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -80,17 +81,11 @@ impl std::fmt::Debug for Wish {
 }
 
 impl Intake {
-    pub(super) fn start(
-        store: Store,
-        lanes: Arc<LaneIndex>,
-        doorbell: Arc<Notify>,
-        waiting: usize,
-        runtime: &Handle,
-    ) -> Intake {
-        let (wishes, queue) = mpsc::channel(waiting);
+    pub(super) fn start(store: Store, express: Express, doorbell: Arc<Notify>, runtime: &Handle) -> Intake {
+        let (wishes, queue) = mpsc::channel(express.settings.intake_queue);
         let health = Arc::new(StoreHealth::default());
         let arrivals = Arc::new(Notify::new());
-        let counter = Counter { store, lanes, doorbell, health: health.clone(), arrivals: arrivals.clone() };
+        let counter = Counter { store, express, doorbell, health: health.clone(), arrivals: arrivals.clone() };
         runtime.spawn(counter.work(queue));
         Intake { wishes, health, arrivals }
     }
@@ -118,7 +113,7 @@ impl Intake {
 
 struct Counter {
     store: Store,
-    lanes: Arc<LaneIndex>,
+    express: Express,
     doorbell: Arc<Notify>,
     health: Arc<StoreHealth>,
     arrivals: Arc<Notify>,
@@ -161,10 +156,13 @@ impl Counter {
         let mut groups = vec![group];
         while let Some(mut group) = groups.pop() {
             let counts: Vec<usize> = group.iter().map(|wish| wish.records.len()).collect();
-            let records: Vec<NewRecord> = group.iter_mut().flat_map(|wish| std::mem::take(&mut wish.records)).collect();
+            let mut records: Vec<NewRecord> =
+                group.iter_mut().flat_map(|wish| std::mem::take(&mut wish.records)).collect();
+            self.express.mark(&mut records);
             match self.accept(&records).await {
                 Ok(accepted) => self.answer(group, &counts, &records, accepted),
                 Err(IntakeError::Store(error)) if error.class() != Class::Retryable && group.len() > 1 => {
+                    records.iter_mut().for_each(|record| record.leased = false);
                     let mut records = records.into_iter();
                     for (wish, count) in group.iter_mut().zip(counts) {
                         wish.records = records.by_ref().take(count).collect();
@@ -204,14 +202,16 @@ impl Counter {
 
     fn answer(&self, group: Vec<Wish>, counts: &[usize], records: &[NewRecord], accepted: Vec<Accepted>) {
         let (mut direct, mut buffered) = (0, 0);
-        for (record, _) in records.iter().zip(&accepted).filter(|(_, accepted)| **accepted == Accepted::New) {
+        let fresh = || records.iter().zip(&accepted).filter(|(_, accepted)| **accepted == Accepted::New);
+        self.express.hand_over(fresh().map(|(record, _)| record));
+        for (record, _) in fresh() {
             if record.buffered {
                 buffered += 1;
                 continue;
             }
             direct += 1;
-            if record.not_before.is_none() {
-                self.lanes.note(&record.basin, &record.lane, record.rank());
+            if record.not_before.is_none() && !record.leased {
+                self.express.lanes.note(&record.basin, &record.lane, record.rank());
             }
         }
         self.doorbell.notify_one();

@@ -27,6 +27,7 @@ pub struct Held {
 
 impl Held {
     pub fn new(leased: Leased, payload: String, settler: Settler) -> Held {
+        settler.holds(&leased.run, leased.epoch);
         Held { leased, payload, started_at: None, settler: Some(settler) }
     }
 

@@ -3,12 +3,13 @@
 use super::{LaneIndex, Pace};
 use crate::backoff::Backoff;
 use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
+use dashmap::DashMap;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use storage::model::{RunId, RunState};
+use storage::model::{Epoch, RunId, RunState};
 use storage::store::{Finished, RunVerdict};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
@@ -32,6 +33,8 @@ pub struct Settler {
     verdicts: mpsc::UnboundedSender<RunVerdict>,
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
+    /// Attempts that this node knows to be its own, by run.
+    held: Arc<DashMap<RunId, Epoch>>,
 }
 
 impl Settler {
@@ -39,8 +42,9 @@ impl Settler {
         // Not bounded here: there are never more verdicts than runs in hand, which the claims bound.
         let (verdicts, queue) = mpsc::unbounded_channel();
         let (news, _) = broadcast::channel(NEWS);
-        let settler = Settler { verdicts, news: news.clone(), pending: Arc::default() };
-        let desk = Desk { store, lanes, doorbell, news, pending: settler.pending.clone() };
+        let settler = Settler { verdicts, news: news.clone(), pending: Arc::default(), held: Arc::default() };
+        let (pending, held) = (settler.pending.clone(), settler.held.clone());
+        let desk = Desk { store, lanes, doorbell, news, pending, held };
         runtime.spawn(desk.work(queue));
         settler
     }
@@ -51,6 +55,17 @@ impl Settler {
         if self.verdicts.send(verdict).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// Notes an attempt that this node holds from now on, until its verdict is durable.
+    pub(super) fn holds(&self, run: &RunId, epoch: Epoch) {
+        self.held.insert(run.clone(), epoch);
+    }
+
+    /// Whether an attempt is known here. One that is not, though this node leases it, was leased by a commit
+    /// whose answer was lost.
+    pub fn knows(&self, run: &RunId, epoch: Epoch) -> bool {
+        self.held.get(run).is_some_and(|held| *held == epoch)
     }
 
     /// Verdicts that are not durable yet.
@@ -75,6 +90,7 @@ struct Desk {
     doorbell: Arc<Notify>,
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
+    held: Arc<DashMap<RunId, Epoch>>,
 }
 
 impl Desk {
@@ -89,7 +105,9 @@ impl Desk {
                 error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
             }
             self.pending.fetch_sub(group.len(), Ordering::AcqRel);
-            group.clear();
+            for verdict in group.drain(..) {
+                self.held.remove_if(&verdict.run, |_, epoch| *epoch == verdict.epoch);
+            }
             // A place under a cap may have become free.
             self.lanes.unblock();
             self.doorbell.notify_one();

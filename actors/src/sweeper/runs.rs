@@ -2,12 +2,16 @@
 
 use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE};
 use crate::runs::{RunParts, Settled};
+use std::time::Duration;
 use storage::StoreError;
 use storage::model::RunState;
-use tracing::info;
+use storage::store::{Ending, RunVerdict};
+use tracing::{info, warn};
 
 /// Runs of each kind in one pass.
 const PASS: i64 = 2_000;
+/// An answer of the store that has not come by then will not come.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// One pass; returns how many runs were taken back and how many expired.
 pub async fn sweep(parts: &RunParts) -> Result<(u64, u64), StoreError> {
@@ -24,10 +28,26 @@ pub async fn sweep(parts: &RunParts) -> Result<(u64, u64), StoreError> {
         info!(runs = taken_back.len(), "took runs back whose carrier is gone");
         parts.doorbell.notify_one();
     }
+    give_back_unknown(parts).await?;
     let expired = store.expire_runs(store.now(), PASS).await?;
     metrics::counter!(crate::metrics::RUNS_FINISHED, "state" => RunState::Expired.word()).increment(expired);
     gauges(parts).await?;
     Ok((taken_back.len() as u64, expired))
+}
+
+/// Gives attempts back that this node has leased without knowing it: the commit went through, and its answer
+/// was lost. Nothing was started, so that they do not count.
+async fn give_back_unknown(parts: &RunParts) -> Result<(), StoreError> {
+    let store = &parts.store;
+    for (run, epoch) in store.own_leases(store.now() - ANSWERED_WITHIN, PASS).await? {
+        if !parts.settler.knows(&run, epoch) {
+            warn!(run.id = %run, "leased by a commit whose answer was lost; giving it back");
+            let reason = Some("leased by a commit whose answer was lost".to_owned());
+            let (ending, code) = (Ending::Declined, Some("unanswered".to_owned()));
+            parts.settler.settle(RunVerdict { run, epoch, ending, code, reason, output: None, started_at: None });
+        }
+    }
+    Ok(())
 }
 
 /// What waits in the buffer, from one read.

@@ -136,6 +136,7 @@ fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem
         not_before: None,
         expires_at: None,
         buffered: matches!(decision, super::gate::Decision::Divert(_)),
+        leased: false,
         idempotency: None,
     })
 }

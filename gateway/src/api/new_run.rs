@@ -144,6 +144,7 @@ impl Wish {
             not_before: self.not_before.filter(|time| *time > now),
             expires_at: self.time_to_live.map(|span| now + span),
             buffered: false,
+            leased: false,
             idempotency: None,
         }
     }

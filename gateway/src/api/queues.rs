@@ -87,7 +87,13 @@ async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>)
         return Err(Problem::not_found("queue"));
     }
     let (env, name) = (caller.env.to_string(), queue.clone());
-    api.store(move |runs| async move { runs.store.pause_queue(&env, &name, since).await }).await?;
+    let paused = api
+        .store(move |runs| async move {
+            runs.store.pause_queue(&env, &name, since).await?;
+            runs.store.paused_queues().await
+        })
+        .await?;
+    api.runs.gates.set_paused(paused);
     api.runs.doorbell.notify_one();
     let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
     let row = rows.into_iter().find(|row| row.name == queue).unwrap_or_default();

@@ -26,3 +26,5 @@ mod bad_results;
 mod bad_config;
 mod bad_calls;
 mod executors;
+mod bad_http;
+mod cli_runs;

@@ -1,12 +1,13 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
 use super::hot::Hot;
-use super::{Pools, Store};
+use super::{CHUNK, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{Basin, Lane, RunId, Source, Timestamp};
+use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
+use crate::store::Leased;
 use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
 const TOGETHER: usize = 1_500;
@@ -39,6 +40,8 @@ pub struct NewRecord {
     pub expires_at: Option<Timestamp>,
     /// Held back in the buffer instead of made ready.
     pub buffered: bool,
+    /// Leased by this node from its first moment, because a worker is free for it; not together with `buffered`.
+    pub leased: bool,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -69,20 +72,64 @@ pub enum Accepted {
 }
 
 impl NewRecord {
-    /// When it may start, in the form of `ready.due_at`.
+    /// When it may start, in the form of `ready.due_at`; a time before all times has come already.
     fn due_at(&self) -> i64 {
-        self.not_before.map_or(0, Timestamp::millis)
+        self.not_before.map_or(0, |time| time.millis().max(0))
+    }
+
+    /// The lease that it has from its first moment, if it is `leased`.
+    pub fn lease(&self) -> Leased {
+        Leased {
+            run: self.id.clone(),
+            env: self.env.clone(),
+            basin: self.basin.clone(),
+            lane: self.lane.clone(),
+            task: self.task.clone(),
+            epoch: Epoch::from_number(1),
+            attempt: 1,
+            max_attempts: self.max_attempts,
+            max_duration_ms: self.max_duration_ms,
+            since: self.accepted_at,
+        }
     }
 
     /// Its place in its lane.
     pub fn rank(&self) -> i64 {
-        self.accepted_at.millis().saturating_sub(self.priority.saturating_mul(1_000))
+        rank(self.accepted_at.millis(), self.priority)
     }
+
+    /// PostgreSQL's text cannot hold it, and SQLite's would: refuse it for both.
+    fn refuse_nul(&self) -> Result<(), StoreError> {
+        let own = self.idempotency.as_ref();
+        let texts = [
+            Some(self.id.as_str()),
+            Some(&self.env),
+            Some(&self.task),
+            Some(self.basin.as_str()),
+            Some(self.lane.as_str()),
+            Some(&self.payload),
+            Some(&self.tags),
+            Some(&self.metadata),
+            self.session_id.as_deref(),
+            self.replay_of.as_ref().map(RunId::as_str),
+            own.map(|own| own.key.as_str()),
+            own.map(|own| own.fingerprint.as_str()),
+            own.map(|own| own.answer.as_str()),
+        ];
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(StoreError::NulInText { entity: "run", id: self.id.to_string() });
+        }
+        Ok(())
+    }
+}
+
+/// A run's place in its lane: its accept time less its priority in seconds.
+pub(super) fn rank(accepted_at: i64, priority: i64) -> i64 {
+    accepted_at.saturating_sub(priority.saturating_mul(1_000))
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 struct Held {
-    key: String,
     run_id: String,
     fingerprint: String,
     answer: String,
@@ -102,16 +149,16 @@ WHERE idempotency.expires_at <= $7
 RETURNING env, key";
 
 const HELD: &str = "-- held_key
-SELECT key, run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
+SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
 
 /// One statement and so one commit of its own, however many runs.
 const ACCEPT_POSTGRES: &str = "-- accept
 WITH new AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
         $7::TEXT[], $8::BIGINT[], $9::TEXT[], $10::TEXT[], $11::TEXT[], $12::TEXT[], $13::TEXT[], $14::TEXT[],
         $15::TEXT[], $16::BIGINT[], $17::BIGINT[], $18::BIGINT[], $19::BIGINT[], $20::BIGINT[], $21::BIGINT[],
-        $22::BOOLEAN[])
+        $22::BOOLEAN[], $23::BOOLEAN[])
     AS t(id, env, task, basin, queue, lane, concurrency_key, priority, payload, tags, metadata, idempotency_key, source,
-        session_id, replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, rank, buffered)),
+        session_id, replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, rank, buffered, leased)),
 records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
         idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before, expires_at)
     SELECT id, env, task, queue, priority, payload, tags, metadata, concurrency_key, idempotency_key, source, session_id,
@@ -119,53 +166,54 @@ records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, ta
 held AS (INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms,
         accepted_at)
     SELECT id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms, accepted_at
-    FROM new WHERE buffered)
+    FROM new WHERE buffered),
+taken AS (INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+        max_duration_ms, since, holder, leased_at)
+    SELECT id, env, basin, lane, task, rank, expires_at, 1, 1, max_attempts, max_duration_ms, accepted_at, $24, accepted_at
+    FROM new WHERE leased)
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM new WHERE NOT buffered";
+FROM new WHERE NOT buffered AND NOT leased";
 
 impl Store {
     /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
     /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
-        let mut answers = Vec::with_capacity(records.len());
-        for chunk in records.chunks(TOGETHER) {
-            answers.extend(self.accept_chunk(chunk).await?);
+        if records.is_empty() {
+            return Ok(Vec::new());
         }
-        reached(Failpoint::AcceptStored);
-        Ok(answers)
-    }
-
-    async fn accept_chunk(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
-        let mut known: HashMap<(String, String), Held> = HashMap::new();
+        for record in records {
+            record.refuse_nul()?;
+        }
         let keyed = first_of_each_key(records);
-        let now = self.now().millis();
-        match &self.inner.pools {
-            Pools::Sqlite { writer, .. } if keyed.is_empty() => {
+        let (node, now) = (self.node().as_str(), self.now().millis());
+        let known = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if keyed.is_empty() && records.len() <= TOGETHER => {
                 // All statements in one go: each go is a trip to the connection's own thread.
                 let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
-                insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>());
+                insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
                 whole.push("COMMIT").build().execute(&mut *writer.acquire().await?).await?;
+                Known::new()
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                known = put_keys_sqlite(&mut tx, &keyed, now).await?;
-                let fresh = fresh(records, &keyed, &known);
-                if !fresh.is_empty() {
+                let known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                for part in fresh(records, &keyed, &known).chunks(TOGETHER) {
                     let mut insert = QueryBuilder::<Sqlite>::new("");
-                    insert_sqlite(&mut insert, &fresh);
+                    insert_sqlite(&mut insert, part, node);
                     insert.build().execute(&mut *tx).await?;
                 }
                 reached(Failpoint::AcceptOpen);
                 tx.commit().await?;
+                known
             }
             Pools::Postgres { hot, .. } => {
-                known = hot
-                    .on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, now).await)
-                    .await?;
+                hot.on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
+                    .await?
             }
-        }
+        };
+        reached(Failpoint::AcceptStored);
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
     }
 }
@@ -175,20 +223,23 @@ async fn accept_postgres(
     connection: &mut PgConnection,
     records: &[NewRecord],
     keyed: &Keyed<'_>,
+    node: &str,
     now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
+) -> Result<Known, StoreError> {
     if keyed.is_empty() {
-        insert_postgres(connection, &records.iter().collect::<Vec<_>>()).await?;
-        return Ok(HashMap::new());
+        insert_postgres(connection, &records.iter().collect::<Vec<_>>(), node).await?;
+        return Ok(Known::new());
     }
     let mut tx = connection.begin().await?;
     let known = put_keys_postgres(&mut tx, keyed, now).await?;
-    insert_postgres(&mut tx, &fresh(records, keyed, &known)).await?;
+    insert_postgres(&mut tx, &fresh(records, keyed, &known), node).await?;
     reached(Failpoint::AcceptOpen);
     tx.commit().await?;
     Ok(known)
 }
 
+/// Who holds the keys that were not free.
+type Known = HashMap<(String, String), Held>;
 type Keyed<'a> = HashMap<(&'a str, &'a str), &'a NewRecord>;
 
 fn key_of(record: &NewRecord) -> Option<(&str, &str)> {
@@ -206,11 +257,7 @@ fn first_of_each_key(records: &[NewRecord]) -> Keyed<'_> {
 }
 
 /// Those that are written: without a key, or the first of one that was free.
-fn fresh<'a>(
-    records: &'a [NewRecord],
-    keyed: &Keyed<'_>,
-    known: &HashMap<(String, String), Held>,
-) -> Vec<&'a NewRecord> {
+fn fresh<'a>(records: &'a [NewRecord], keyed: &Keyed<'_>, known: &Known) -> Vec<&'a NewRecord> {
     let is_fresh = |record: &&NewRecord| match key_of(record) {
         None => true,
         Some(key) => {
@@ -221,7 +268,7 @@ fn fresh<'a>(
     records.iter().filter(is_fresh).collect()
 }
 
-fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &HashMap<(String, String), Held>) -> Accepted {
+fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &Known) -> Accepted {
     let (Some(key), Some(own)) = (key_of(record), &record.idempotency) else { return Accepted::New };
     let (run, fingerprint, answer) = match known.get(&(key.0.to_owned(), key.1.to_owned())) {
         Some(held) => (RunId::from_text(&held.run_id), &held.fingerprint, &held.answer),
@@ -238,67 +285,68 @@ fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &HashMap<(String, String
     }
 }
 
-/// Writes the keys that are free or have expired; returns who holds the others.
-async fn put_keys_sqlite(
-    tx: &mut SqliteConnection,
-    keyed: &Keyed<'_>,
-    now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
-    let mut insert =
-        QueryBuilder::<Sqlite>::new("INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at) ");
-    insert.push_values(keyed.values(), |mut row, record| {
-        let Some(own) = &record.idempotency else { return };
-        row.push_bind(record.env.as_str())
-            .push_bind(own.key.as_str())
-            .push_bind(record.id.as_str())
-            .push_bind(own.fingerprint.as_str())
-            .push_bind(own.answer.as_str())
-            .push_bind(own.expires_at.millis());
-    });
-    insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
-    let taken: Vec<(String, String)> = insert.build_query_as().fetch_all(&mut *tx).await?;
-    let mut known = HashMap::new();
-    for (env, key) in others(keyed, &taken) {
-        let held: Option<Held> = sqlx::query_as(HELD).bind(env).bind(key).fetch_optional(&mut *tx).await?;
-        known.extend(held.map(|held| ((env.to_owned(), held.key.clone()), held)));
-    }
-    Ok(known)
-}
-
-async fn put_keys_postgres(
-    tx: &mut PgConnection,
-    keyed: &Keyed<'_>,
-    now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
-    // Sorted, so that two nodes that insert the same keys wait for each other in one order only.
+/// In one order, so that two nodes that write the same keys wait for each other in that order only.
+fn in_order<'a>(keyed: &Keyed<'a>) -> Vec<(&'a NewRecord, &'a Idempotency)> {
     let mut sorted: Vec<_> =
         keyed.values().filter_map(|record| Some((*record, record.idempotency.as_ref()?))).collect();
-    sorted.sort_by(|(a, ours), (b, theirs)| (&a.env, &ours.key).cmp(&(&b.env, &theirs.key)));
-    let taken: Vec<(String, String)> = sqlx::query_as(KEYS_POSTGRES)
-        .bind(sorted.iter().map(|(record, _)| record.env.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.key.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(record, _)| record.id.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.fingerprint.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.answer.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.expires_at.millis()).collect::<Vec<_>>())
-        .bind(now)
-        .fetch_all(&mut *tx)
-        .await?;
-    let mut known = HashMap::new();
-    for (env, key) in others(keyed, &taken) {
-        let held: Option<Held> = sqlx::query_as(HELD).bind(env).bind(key).fetch_optional(&mut *tx).await?;
-        known.extend(held.map(|held| ((env.to_owned(), held.key.clone()), held)));
+    sorted.sort_unstable_by_key(|(record, own)| (&record.env, &own.key));
+    sorted
+}
+
+/// Writes the keys that are free or have expired; returns who holds the others.
+async fn put_keys_sqlite(tx: &mut SqliteConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
+    let mut known = Known::new();
+    for part in in_order(keyed).chunks(CHUNK) {
+        let mut insert =
+            QueryBuilder::<Sqlite>::new("INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at) ");
+        insert.push_values(part, |mut row, (record, own)| {
+            row.push_bind(record.env.as_str())
+                .push_bind(own.key.as_str())
+                .push_bind(record.id.as_str())
+                .push_bind(own.fingerprint.as_str())
+                .push_bind(own.answer.as_str())
+                .push_bind(own.expires_at.millis());
+        });
+        insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
+        let taken: HashSet<(String, String)> = insert.build_query_as().fetch_all(&mut *tx).await?.into_iter().collect();
+        for (record, own) in part {
+            let key = (record.env.clone(), own.key.clone());
+            if !taken.contains(&key) {
+                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
+                known.insert(key, held);
+            }
+        }
     }
     Ok(known)
 }
 
-fn others<'a>(keyed: &Keyed<'a>, taken: &[(String, String)]) -> Vec<(&'a str, &'a str)> {
-    let is_taken = |key: &(&str, &str)| taken.iter().any(|(env, own)| env == key.0 && own == key.1);
-    keyed.keys().filter(|key| !is_taken(key)).copied().collect()
+async fn put_keys_postgres(tx: &mut PgConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
+    let mut known = Known::new();
+    for part in in_order(keyed).chunks(CHUNK) {
+        let taken: Vec<(String, String)> = sqlx::query_as(KEYS_POSTGRES)
+            .bind(part.iter().map(|(record, _)| record.env.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.key.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(record, _)| record.id.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.fingerprint.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.answer.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.expires_at.millis()).collect::<Vec<_>>())
+            .bind(now)
+            .fetch_all(&mut *tx)
+            .await?;
+        let taken: HashSet<(String, String)> = taken.into_iter().collect();
+        for (record, own) in part {
+            let key = (record.env.clone(), own.key.clone());
+            if !taken.contains(&key) {
+                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
+                known.insert(key, held);
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// The statements that write runs.
-fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord]) {
+fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord], node: &str) {
     insert.push(
         "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
             idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
@@ -325,13 +373,41 @@ fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord]) {
             .push_bind(record.expires_at.map(Timestamp::millis));
     });
     insert.push("; ");
-    let (held, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
+    let (held, passed): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
+    let (leased, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = passed.into_iter().partition(|record| record.leased);
     if !held.is_empty() {
         hold_sqlite(insert, &held);
     }
     if !ready.is_empty() {
         make_ready_sqlite(insert, &ready);
     }
+    if !leased.is_empty() {
+        lease_sqlite(insert, &leased, node);
+    }
+}
+
+fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, leased: &[&NewRecord], node: &str) {
+    insert.push(
+        "INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+            max_duration_ms, since, holder, leased_at) ",
+    );
+    insert.push_values(leased, |mut row, record| {
+        row.push_bind(record.id.as_str())
+            .push_bind(record.env.as_str())
+            .push_bind(record.basin.as_str())
+            .push_bind(record.lane.as_str())
+            .push_bind(record.task.as_str())
+            .push_bind(record.rank())
+            .push_bind(record.expires_at.map(Timestamp::millis))
+            .push_bind(1_i64)
+            .push_bind(1_i64)
+            .push_bind(record.max_attempts)
+            .push_bind(record.max_duration_ms)
+            .push_bind(record.accepted_at.millis())
+            .push_bind(node)
+            .push_bind(record.accepted_at.millis());
+    });
+    insert.push("; ");
 }
 
 fn hold_sqlite(insert: &mut QueryBuilder<Sqlite>, held: &[&NewRecord]) {
@@ -378,7 +454,7 @@ fn make_ready_sqlite(insert: &mut QueryBuilder<Sqlite>, ready: &[&NewRecord]) {
     insert.push("; ");
 }
 
-async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord]) -> Result<(), StoreError> {
+async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord], node: &str) -> Result<(), StoreError> {
     if records.is_empty() {
         return Ok(());
     }
@@ -410,6 +486,8 @@ async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord]) 
         .bind(column!(|record| record.expires_at.map(Timestamp::millis)))
         .bind(column!(|record| record.rank()))
         .bind(column!(|record| record.buffered))
+        .bind(column!(|record| record.leased))
+        .bind(node)
         .execute(connection)
         .await?;
     Ok(())

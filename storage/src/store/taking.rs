@@ -1,7 +1,8 @@
 //! How the shares of one claim are divided under caps: a lane that turns out to be empty leaves its part of a
 //! cap to the others, within the same commit. Pure.
 
-use super::dispatch::{Cap, Leased, Share, within};
+use super::caps::{Cap, within};
+use super::dispatch::{Leased, Share};
 use crate::model::{Basin, Lane};
 
 /// What a claim came to.
@@ -107,7 +108,7 @@ mod tests {
         holds: &[(&str, i64)],
     ) -> (BTreeMap<String, i64>, Vec<String>) {
         let caps = [Cap { of: Capped::All, max }];
-        let mut stock: BTreeMap<&str, i64> = holds.iter().copied().collect();
+        let mut stock: BTreeMap<String, i64> = holds.iter().map(|(env, runs)| ((*env).to_owned(), *runs)).collect();
         let mut gave = BTreeMap::new();
         let mut taking = Taking::new(shares, &caps, vec![under_way]);
         for round in 0.. {
@@ -118,7 +119,7 @@ mod tests {
             assert!(round <= shares.len(), "it goes on for ever");
             let mut given = Vec::new();
             for share in &asked {
-                let stock = stock.entry(share.basin.env()).or_default();
+                let stock = stock.entry(share.basin.env().to_owned()).or_default();
                 let count = share.runs.min(*stock);
                 *stock -= count;
                 *gave.entry(share.basin.env().to_owned()).or_default() += count;

@@ -1,0 +1,59 @@
+//! The short way: a run for which a worker is free is leased in the very commit that takes it in. That saves a
+//! claim, and the wait for it, whenever nothing is waiting.
+
+use super::{Gates, Held, LaneIndex, LocalQueue, RunSettings, Settler, TaskKind, Tasks};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use storage::store::NewRecord;
+
+#[derive(Debug, Clone)]
+pub struct Express {
+    pub(super) settings: Arc<RunSettings>,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) lanes: Arc<LaneIndex>,
+    pub(super) queue: Arc<LocalQueue>,
+    pub(super) gates: Arc<Gates>,
+    pub(super) settler: Settler,
+}
+
+impl Express {
+    /// Marks those of some runs that go the short way: as many as workers are free for, while nothing else
+    /// waits that would come first, and nothing has to be counted.
+    pub(super) fn mark(&self, records: &mut [NewRecord]) {
+        if self.gates.no_claims.load(Ordering::Acquire) || !self.lanes.is_empty() {
+            return;
+        }
+        let mut free = self.queue.wants(self.settings.slots);
+        for record in records {
+            if free > 0 && self.may_pass(record) {
+                record.leased = true;
+                free -= 1;
+            }
+        }
+    }
+
+    fn may_pass(&self, record: &NewRecord) -> bool {
+        let waits = record.buffered || record.not_before.is_some();
+        let own = self.tasks.get(&record.task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_)));
+        let queue = self.settings.queue(record.lane.queue());
+        let env = self.settings.env(&record.env);
+        let capped = [self.settings.max_running, env.max_running, queue.max_running].iter().any(Option::is_some);
+        let paused = self.gates.is_paused(&record.env, record.lane.queue());
+        !waits && own && !capped && !paused && record.lane.key().is_empty()
+    }
+
+    /// Hands those over that went the short way; they are durable.
+    pub(super) fn hand_over<'a>(&self, records: impl Iterator<Item = &'a NewRecord>) {
+        let reads = |task: &str| self.tasks.get(task).is_some_and(|task| task.reads_payload);
+        let held: Vec<Held> = records
+            .filter(|record| record.leased)
+            .map(|record| {
+                let payload = if reads(&record.task) { record.payload.clone() } else { String::new() };
+                Held::new(record.lease(), payload, self.settler.clone())
+            })
+            .collect();
+        if !held.is_empty() {
+            self.queue.push(held);
+        }
+    }
+}

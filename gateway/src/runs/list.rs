@@ -1,0 +1,98 @@
+//! `runs list`: one page after the other, each printed before the next is asked for.
+
+use super::{now, view};
+use crate::cli::{ListArgs, Output};
+use crate::client::{Client, Object, Page, Request};
+use crate::exit::{Exit, Failure};
+use crate::output::{List, Reader, note, send};
+use std::io::IsTerminal;
+use storage::model::Timestamp;
+
+/// The most that a server gives at once.
+const PAGE_MAX: u64 = 200;
+
+pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<Exit, Failure> {
+    let mut left = if args.all { u64::MAX } else { u64::from(args.limit) };
+    // Once for all pages: a cursor goes with the very filter that it was made under.
+    let since = args.since.map(|span| now() - span);
+    let mut after = args.after.clone();
+    let mut printer = Printer { output, printed: 0, held: Vec::new() };
+    loop {
+        let page = page(client, args, since, left.min(PAGE_MAX), after.as_deref()).await?;
+        left = left.saturating_sub(page.data.len() as u64);
+        after = page.next_cursor;
+        if printer.take(page.data)? == Reader::Gone {
+            return Ok(Exit::Done);
+        }
+        if left == 0 || after.is_none() {
+            break;
+        }
+    }
+    printer.end(after)?;
+    Ok(Exit::Done)
+}
+
+async fn page(
+    client: &Client,
+    args: &ListArgs,
+    since: Option<Timestamp>,
+    limit: u64,
+    after: Option<&str>,
+) -> Result<Page, Failure> {
+    let request = Request::get("/runs")
+        .query("limit", limit)
+        .maybe_query("status", args.status)
+        .maybe_query("task", args.task.as_deref())
+        .maybe_query("queue", args.queue.as_deref())
+        .maybe_query("tag", args.tag.as_deref())
+        .maybe_query("accepted_after", since)
+        .maybe_query("cursor", after);
+    client.send(&request).await?.page()
+}
+
+/// Prints pages as they come. Only a terminal's table is held back: its columns fit all of its rows.
+struct Printer {
+    output: Output,
+    printed: usize,
+    held: Vec<Object>,
+}
+
+impl Printer {
+    fn take(&mut self, runs: Vec<Object>) -> Result<Reader, Failure> {
+        let mut text = String::new();
+        match self.output {
+            Output::Table if std::io::stdout().is_terminal() => self.held.extend(runs),
+            Output::Table => text = view::list(&runs).render(Output::Table, crate::output::Style::Plain),
+            Output::Jsonl => text.extend(runs.iter().flat_map(|run| [run.text.get(), "\n"])),
+            Output::Json => {
+                for run in &runs {
+                    text += if self.printed == 0 { "{\"data\":[" } else { "," };
+                    text += run.text.get();
+                    self.printed += 1;
+                }
+            }
+        }
+        send(&text)
+    }
+
+    fn end(self, after: Option<String>) -> Result<(), Failure> {
+        let next = after.filter(|after| !after.is_empty());
+        match self.output {
+            Output::Table => {
+                let rows = view::list(&self.held).rows;
+                return List { columns: view::COLUMNS, rows, next_after: next }.print(self.output, now());
+            }
+            Output::Json => {
+                let begin = if self.printed == 0 { "{\"data\":[" } else { "" };
+                let (has_more, next) = (next.is_some(), serde_json::Value::from(next));
+                send(&format!("{begin}],\"has_more\":{has_more},\"next_after\":{next}}}\n"))?;
+            }
+            Output::Jsonl => {
+                if let Some(after) = next {
+                    note(format_args!("there are more: add --after {after}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
