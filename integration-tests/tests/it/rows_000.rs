@@ -79,7 +79,7 @@ fn snapshot(case: &Case) -> BTreeMap<String, Vec<Vec<Option<String>>>> {
     let tables =
         rows(case, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%sqlx%' ORDER BY name");
     let names = tables.into_iter().filter_map(|row| row.into_iter().next().flatten());
-    names.map(|name| (name.clone(), rows(case, &format!("SELECT * FROM {name} ORDER BY 1, 2")))).collect()
+    names.map(|name| (name.clone(), rows(case, &format!("SELECT * FROM {name} ORDER BY 1")))).collect()
 }
 
 /// What stands beside the store's own files.

@@ -57,12 +57,17 @@ fn the_key_is_in_no_log_error_database_or_result() {
         if database == Database::Postgres {
             let own = files_of(&case.store);
             let holds = |bytes: &[u8]| bytes.windows(7).any(|window| window == b"line-8\"");
-            assert!(own.iter().any(|file| holds(&std::fs::read(file).expect("a file"))), "these are not its files");
+            assert!(
+                own.iter().any(|file| std::fs::read(file).is_ok_and(|bytes| holds(&bytes))),
+                "these are not its files"
+            );
             files.extend(own);
         }
         assert!(files.len() >= 2, "{files:?}");
         for file in files {
-            assert!(!leaks(&std::fs::read(&file).expect("a file")), "the key is in {}", file.display());
+            // The server renames and removes files of its log while we look.
+            let Ok(bytes) = std::fs::read(&file) else { continue };
+            assert!(!leaks(&bytes), "the key is in {}", file.display());
         }
     }
 }

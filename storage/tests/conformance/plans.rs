@@ -28,6 +28,7 @@ const fn postgres(source: &'static str, name: &'static str, binds: &'static str)
     Hot { source, name, sqlite: false, postgres: Some(binds) }
 }
 
+const CAPS: &str = include_str!("../../src/store/caps.rs");
 const DISPATCH: &str = include_str!("../../src/store/dispatch.rs");
 const BUFFER: &str = include_str!("../../src/store/buffer.rs");
 const WAITING: &str = include_str!("../../src/store/waiting.rs");
@@ -42,9 +43,9 @@ const HOT: &[Hot] = &[
     both(DISPATCH, "LANES", "'acme/prod', '', 100"),
     sqlite(DISPATCH, "CLAIM_SQLITE"),
     postgres(DISPATCH, "CLAIM_POSTGRES", "'{acme/prod}', '{mail\u{1f}}', '{10}', 1, 'node'"),
-    both(DISPATCH, "COUNT_ENV", "'acme/prod'"),
-    both(DISPATCH, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
-    both(DISPATCH, "COUNT_LANE", "'acme/prod', 'mail\u{1f}'"),
+    both(CAPS, "COUNT_ENV", "'acme/prod'"),
+    both(CAPS, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
+    both(CAPS, "COUNT_LANE", "'acme/prod', 'mail\u{1f}'"),
     both(BUFFER, "ENVS", "'', 100"),
     sqlite(BUFFER, "LET_THROUGH_SQLITE"),
     sqlite(BUFFER, "DELETE_LET_THROUGH"),
