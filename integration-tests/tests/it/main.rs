@@ -17,3 +17,4 @@ mod bad_results;
 mod bad_config;
 mod bad_calls;
 mod executors;
+mod cli_runs;
