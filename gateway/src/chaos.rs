@@ -1,7 +1,8 @@
 //! Kills actors on purpose while a job runs, for those who want to see that it holds.
 //!
 //! `TIDEGATE_CHAOS="actors=batch_poller+sweeper+job_drive modes=panic+stop+hang kills=50 every=100ms"` kills
-//! every named actor in every named mode `kills` times, in turn, and prints what became of them.
+//! every named actor in every named mode `kills` times, in turn, and prints what became of them. A server also
+//! has `drainer` and, for every slot from 0, `worker-0` and so on.
 
 use crate::cli::duration;
 use crate::exit::Failure;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::interval;
+
+/// Those that every command or a server has, besides the workers.
+const ACTORS: [&str; 4] = ["batch_poller", "sweeper", "job_drive", "drainer"];
 
 /// What to kill, how, how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,10 @@ impl Chaos {
 async fn carry_out(plan: Plan, supervisor: actix::Addr<actors::supervisor::Supervisor>, done: Arc<AtomicU64>) {
     let mut every = interval(plan.every);
     every.tick().await;
+    let there = supervisor.send(Tree).await.unwrap_or_default();
+    if let Some(name) = plan.actors.iter().find(|name| !there.iter().any(|child| child.name == name.as_str())) {
+        return say!("chaos: there is no {name} here");
+    }
     for _ in 0..plan.kills {
         for mode in &plan.modes {
             for name in &plan.actors {
@@ -92,11 +100,14 @@ fn parse(text: &str) -> Result<Plan, String> {
             _ => return Err(format!("`{key}` is not one of actors, modes, kills, every")),
         }
     }
-    let known = ["batch_poller", "sweeper", "job_drive"];
-    match plan.actors.iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(format!("`{name}` is not one of {}", known.join(", "))),
+    match plan.actors.iter().find(|name| !is_actor(name)) {
+        Some(name) => Err(format!("`{name}` is not one of {}, worker-N", ACTORS.join(", "))),
         None => Ok(plan),
     }
+}
+
+fn is_actor(name: &str) -> bool {
+    ACTORS.contains(&name) || name.strip_prefix("worker-").is_some_and(|slot| slot.parse::<u16>().is_ok())
 }
 
 fn line(child: &ChildStatus) -> String {
@@ -119,7 +130,9 @@ mod tests {
     fn plans_are_read_and_nonsense_is_refused() {
         let plan = parse("actors=sweeper modes=panic+hang kills=50 every=20ms").expect("a plan");
         assert_eq!((plan.actors.len(), plan.modes.len(), plan.kills), (1, 2, 50));
-        for bad in ["kill=1", "modes=nap", "actors=boss", "every=soon", "x"] {
+        let plan = parse("actors=drainer+worker-0+worker-15").expect("those of a server");
+        assert_eq!(plan.actors, ["drainer", "worker-0", "worker-15"]);
+        for bad in ["kill=1", "modes=nap", "actors=boss", "actors=worker-", "actors=worker-x", "every=soon", "x"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

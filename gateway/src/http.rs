@@ -8,6 +8,7 @@ pub mod fields;
 pub mod query;
 pub mod body;
 pub mod keys;
+pub mod connections;
 pub mod guard;
 pub mod cursor;
 pub mod rate;

@@ -10,12 +10,31 @@ pub fn patience() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
+/// When patience ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    #[expect(clippy::disallowed_methods, reason = "patience is a monotonic span")]
+    pub fn from_now() -> Deadline {
+        Deadline(Instant::now() + patience())
+    }
+
+    pub fn left(&self) -> Duration {
+        #[expect(clippy::disallowed_methods, reason = "patience is a monotonic span")]
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+}
+
 /// Returns as soon as the condition holds; panics, saying what did not come about, when patience ends.
-#[expect(clippy::disallowed_methods, reason = "patience is a monotonic span")]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
+    let deadline = Deadline::from_now();
     while !holds() {
-        assert!(began.elapsed() < patience(), "{what}: not within {:?}", patience());
+        assert!(!deadline.is_over(), "{what}: not within {:?}", patience());
         std::thread::sleep(LOOK_EVERY);
     }
 }

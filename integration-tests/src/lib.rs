@@ -5,10 +5,17 @@ pub mod provider;
 pub mod case;
 pub mod judge;
 pub mod eventually;
+pub mod http;
+pub mod sql;
+pub mod server;
+pub mod load;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
 pub use eventually::eventually;
+pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
+pub use load::{Load, Mix, Tally};
 pub use provider::Account;
+pub use server::Server;

@@ -7,74 +7,89 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// The command on whose way a place lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassedBy {
+    Process,
+    Serve,
+}
+
 macro_rules! failpoints {
-    ($($variant:ident = $name:literal),+ $(,)?) => {
+    ($($by:ident { $($variant:ident = $name:literal),+ $(,)? })+) => {
         /// A place that a kill can be aimed at.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Failpoint { $($variant),+ }
+        pub enum Failpoint { $($($variant),+),+ }
 
         impl Failpoint {
-            pub const ALL: &'static [Failpoint] = &[$(Failpoint::$variant),+];
+            pub const ALL: &'static [Failpoint] = &[$($(Failpoint::$variant),+),+];
 
             pub const fn name(self) -> &'static str {
-                match self { $(Failpoint::$variant => $name),+ }
+                match self { $($(Failpoint::$variant => $name),+),+ }
+            }
+
+            pub const fn passed_by(self) -> PassedBy {
+                match self { $($(Failpoint::$variant)|+ => PassedBy::$by),+ }
             }
         }
     };
 }
 
 failpoints! {
-    ImportJobCreated = "import.job_created",
-    ImportChunkOpen = "import.chunk_open",
-    ImportChunkStored = "import.chunk_stored",
-    ImportDone = "import.done",
-    RoundOpened = "round.opened",
-    PlanOpen = "plan.open",
-    PlanStored = "plan.stored",
-    UploadMarked = "upload.marked",
-    UploadHalf = "upload.half",
-    UploadSent = "upload.sent",
-    UploadAnswered = "upload.answered",
-    UploadStored = "upload.stored",
-    CreateArmed = "create.armed",
-    CreateHalf = "create.half",
-    CreateBeforeCommit = "create.before_commit",
-    CreateCommitted = "create.committed",
-    CreateLastByte = "create.last_byte",
-    CreateAnswered = "create.answered",
-    CreateStored = "create.stored",
-    ReconcileUnknown = "reconcile.unknown",
-    ReconcileListed = "reconcile.listed",
-    ReconcileAdopted = "reconcile.adopted",
-    ReconcileFirstAbsence = "reconcile.first_absence",
-    ReconcileBeforeDelete = "reconcile.before_delete",
-    ReconcileDeleted = "reconcile.deleted",
-    ReconcileCleared = "reconcile.cleared",
-    PollAnswered = "poll.answered",
-    PollEndedStored = "poll.ended_stored",
-    CollectOpened = "collect.opened",
-    CollectHalf = "collect.half",
-    SettleOpen = "settle.open",
-    SettleStored = "settle.stored",
-    CollectSecondFile = "collect.second_file",
-    CollectLeftovers = "collect.leftovers",
-    CollectClosed = "collect.closed",
-    RoundClosing = "round.closing",
-    RoundClosed = "round.closed",
-    JobFinishing = "job.finishing",
-    JobFinished = "job.finished",
-    OutOpened = "out.opened",
-    OutHalf = "out.half",
-    OutBeforeRename = "out.before_rename",
-    OutRenamed = "out.renamed",
-    AcceptOpen = "accept.open",
-    AcceptStored = "accept.stored",
-    MaterialiseOpen = "materialise.open",
-    MaterialiseStored = "materialise.stored",
-    ClaimOpen = "claim.open",
-    ClaimStored = "claim.stored",
-    FinishOpen = "finish.open",
-    FinishStored = "finish.stored",
+    Process {
+        ImportJobCreated = "import.job_created",
+        ImportChunkOpen = "import.chunk_open",
+        ImportChunkStored = "import.chunk_stored",
+        ImportDone = "import.done",
+        RoundOpened = "round.opened",
+        PlanOpen = "plan.open",
+        PlanStored = "plan.stored",
+        UploadMarked = "upload.marked",
+        UploadHalf = "upload.half",
+        UploadSent = "upload.sent",
+        UploadAnswered = "upload.answered",
+        UploadStored = "upload.stored",
+        CreateArmed = "create.armed",
+        CreateHalf = "create.half",
+        CreateBeforeCommit = "create.before_commit",
+        CreateCommitted = "create.committed",
+        CreateLastByte = "create.last_byte",
+        CreateAnswered = "create.answered",
+        CreateStored = "create.stored",
+        ReconcileUnknown = "reconcile.unknown",
+        ReconcileListed = "reconcile.listed",
+        ReconcileAdopted = "reconcile.adopted",
+        ReconcileFirstAbsence = "reconcile.first_absence",
+        ReconcileBeforeDelete = "reconcile.before_delete",
+        ReconcileDeleted = "reconcile.deleted",
+        ReconcileCleared = "reconcile.cleared",
+        PollAnswered = "poll.answered",
+        PollEndedStored = "poll.ended_stored",
+        CollectOpened = "collect.opened",
+        CollectHalf = "collect.half",
+        SettleOpen = "settle.open",
+        SettleStored = "settle.stored",
+        CollectSecondFile = "collect.second_file",
+        CollectLeftovers = "collect.leftovers",
+        CollectClosed = "collect.closed",
+        RoundClosing = "round.closing",
+        RoundClosed = "round.closed",
+        JobFinishing = "job.finishing",
+        JobFinished = "job.finished",
+        OutOpened = "out.opened",
+        OutHalf = "out.half",
+        OutBeforeRename = "out.before_rename",
+        OutRenamed = "out.renamed",
+    }
+    Serve {
+        AcceptOpen = "accept.open",
+        AcceptStored = "accept.stored",
+        MaterialiseOpen = "materialise.open",
+        MaterialiseStored = "materialise.stored",
+        ClaimOpen = "claim.open",
+        ClaimStored = "claim.stored",
+        FinishOpen = "finish.open",
+        FinishStored = "finish.stored",
+    }
 }
 
 struct Armed {

@@ -1,38 +1,43 @@
-//! How many rows go into one commit: as many as fit into a moment, so that a flood that is written in groups
-//! does not hold up whoever writes one row in between. On a quick store that is hundreds, on a slow one few.
+//! How many rows go into one commit: as many as fit into a moment beyond what any commit takes, so that a flood
+//! that is written in groups does not hold up whoever writes one row in between. Where the commit itself is slow,
+//! its rows may take as long as it does: smaller groups would only make more of what is slow.
 
 use std::time::Duration;
 
-/// How long one commit should take.
-const MOMENT: Duration = Duration::from_millis(4);
-const ROWS_MIN: usize = 32;
-const ROWS_MAX: usize = 500;
+/// How long the rows of one commit should take at least.
+const MOMENT_MICROS: u64 = 4_000;
+const ROWS_MIN: u64 = 64;
+const ROWS_MAX: u64 = 500;
 
 #[derive(Debug, Clone)]
 pub struct Pace {
-    rows: usize,
+    rows: u64,
+    /// What a commit takes however few its rows are: the shortest one lately, in microseconds.
+    least: u64,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { rows: ROWS_MAX / 2 }
+        Pace { rows: ROWS_MAX, least: u64::MAX }
     }
 }
 
 impl Pace {
     /// Rows for the next commit.
     pub fn rows(&self) -> usize {
-        self.rows
+        usize::try_from(self.rows).unwrap_or(1)
     }
 
-    /// Learns from a commit. A small one says more about its fixed cost than about its rows, and is passed over.
+    /// Learns from a commit. A small one tells what a commit takes by itself, a large one what its rows take.
     pub fn took(&mut self, rows: usize, span: Duration) {
-        if rows < ROWS_MIN.max(self.rows / 2) {
+        let (rows, span) = (rows as u64, u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1));
+        // Forgets slowly, so that a disk that has become slower is noticed.
+        self.least = span.min(self.least.saturating_add(self.least / 50 + 1));
+        if rows < self.rows / 2 || rows == 0 {
             return;
         }
-        let micros = usize::try_from(span.as_micros()).unwrap_or(usize::MAX).max(1);
-        let moment = usize::try_from(MOMENT.as_micros()).unwrap_or(usize::MAX);
-        let ideal = rows.saturating_mul(moment) / micros;
+        let by_rows = (span - self.least).max(span / 10).max(1);
+        let ideal = rows.saturating_mul(MOMENT_MICROS.max(self.least)) / by_rows;
         self.rows = ((self.rows * 3 + ideal) / 4).clamp(ROWS_MIN, ROWS_MAX);
     }
 }
@@ -41,26 +46,26 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn after(commits: usize, micros_a_row: u64) -> usize {
+    /// Where it comes to, with single rows in between, if a commit takes `fixed` and each row `each` microseconds.
+    fn settles_at(fixed: u64, each: u64) -> usize {
         let mut pace = Pace::default();
-        for _ in 0..commits {
+        for _ in 0..100 {
+            pace.took(1, Duration::from_micros(fixed + each));
             let rows = pace.rows();
-            pace.took(rows, Duration::from_micros(micros_a_row * rows as u64));
+            pace.took(rows, Duration::from_micros(fixed + each * rows as u64));
         }
         pace.rows()
     }
 
     #[test]
-    fn a_quick_store_gets_large_groups_and_a_slow_one_small_ones() {
-        assert_eq!(after(50, 1), ROWS_MAX);
-        assert_eq!(after(50, 1_000), ROWS_MIN);
-        assert!((90..=110).contains(&after(50, 40)), "{}", after(50, 40));
+    fn quick_rows_go_in_large_groups_and_slow_rows_in_small_ones() {
+        assert_eq!(settles_at(200, 1), ROWS_MAX as usize);
+        assert!((90..=120).contains(&settles_at(200, 40)), "{}", settles_at(200, 40));
+        assert_eq!(settles_at(200, 1_000), ROWS_MIN as usize);
     }
 
     #[test]
-    fn a_commit_of_a_few_rows_says_nothing() {
-        let mut pace = Pace::default();
-        pace.took(1, Duration::from_secs(1));
-        assert_eq!(pace.rows(), ROWS_MAX / 2);
+    fn a_slow_disk_does_not_make_groups_small() {
+        assert_eq!(settles_at(30_000, 40), ROWS_MAX as usize);
     }
 }

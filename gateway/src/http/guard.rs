@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
@@ -29,9 +30,15 @@ pub use admit::Rules;
 pub use metrics::{IN_FLIGHT, REQUEST_BUCKETS, REQUEST_SECONDS, REQUESTS, describe};
 pub use name::{REQUEST_ID_HEADER, RequestId};
 
+use super::connections::Connection;
 use super::problem::{Code, MEDIA_TYPE, Problem};
 use metrics::{Meter, Passing};
 use unread::Unread;
+
+/// What `client_disconnect_timeout` of the server has to be: how long a refused client may go on sending. The
+/// framework reckons it from a time that it reads twice a second; a deadline that is past when it is set is
+/// never noticed, and the connection stays open for ever.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The middleware; wrap the whole app in it, outside of everything else.
 #[derive(Debug, Clone, Default)]
@@ -84,10 +91,14 @@ where
         let passage = Passage {
             id: RequestId::of(request.headers()),
             unread: Unread::watch(&mut request),
-            has_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
+            connection: Connection::of(request.request()),
+            wants_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
             passing: self.meter.enters(request.method()),
         };
         request.extensions_mut().insert(passage.id.clone());
+        if let Some(connection) = &passage.connection {
+            connection.works();
+        }
         if let Err(problem) = admit::admit(request.request(), &self.rules) {
             let response = request.error_response(problem);
             return Box::pin(async move { Ok(passage.answer(response).await) });
@@ -108,7 +119,8 @@ where
 struct Passage {
     id: RequestId,
     unread: Option<Unread>,
-    has_body: bool,
+    connection: Option<Arc<Connection>>,
+    wants_body: bool,
     passing: Passing,
 }
 
@@ -126,18 +138,29 @@ impl Passage {
         InternalError::from_response("answered", response).into()
     }
 
-    async fn finish(self, response: HttpResponse<BoxBody>, route: Option<String>) -> HttpResponse<BoxBody> {
+    async fn finish(mut self, response: HttpResponse<BoxBody>, route: Option<String>) -> HttpResponse<BoxBody> {
         let mut response = as_problem(response, &self.id);
         let status = response.status();
         self.passing.leaves(route, status);
         add_headers(response.headers_mut(), &self.id);
-        let Some(unread) = self.unread else { return response };
+        let response = match self.unread.take() {
+            Some(unread) => self.settle(unread, response).await,
+            None => response,
+        };
+        match self.connection {
+            Some(connection) => response.map_body(|_, body| connection.answers(body)),
+            None => response,
+        }
+    }
+
+    /// Sees to it that what is left of the request's body cannot be taken for the next request.
+    async fn settle(&self, unread: Unread, mut response: HttpResponse<BoxBody>) -> HttpResponse<BoxBody> {
         if unread.is_broken() {
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
         // Closing would cost a client with a small body its connection for nothing.
-        let stuck = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
-        if self.has_body && !stuck {
+        let stuck = matches!(response.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
+        if self.wants_body && !stuck {
             unread.drain().await;
         }
         response.map_body(|_, body| unread.hold(body))

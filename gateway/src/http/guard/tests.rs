@@ -147,3 +147,30 @@ async fn a_body_is_still_read_by_its_handler() {
     let response = call_service(&app, request.to_request()).await;
     assert_eq!(read_body(response).await, "{\"a\":1}");
 }
+
+#[test]
+fn requests_are_counted_by_their_route_and_never_by_their_path() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    ::metrics::with_local_recorder(&recorder, || {
+        actix_web::rt::System::new().block_on(async {
+            for uri in ["/refuses/1", "/refuses/2", "/names", "/nowhere/secret", "/panics", "/refuses/a%2Fb"] {
+                ask(get(uri)).await;
+            }
+            ask(get("/refuses/3").method(Method::POST)).await;
+            ask(get("/refuses/3").method(Method::DELETE)).await;
+        });
+    });
+    let text = handle.render();
+    for line in [
+        "tidegate_http_requests_total{route=\"/refuses/{id}\",method=\"GET\",code_class=\"4xx\"} 3",
+        "tidegate_http_requests_total{route=\"/refuses/{id}\",method=\"POST\",code_class=\"4xx\"} 1",
+        "tidegate_http_requests_total{route=\"/names\",method=\"GET\",code_class=\"2xx\"} 1",
+        "tidegate_http_requests_total{route=\"unmatched\",method=\"GET\",code_class=\"5xx\"} 1",
+        "tidegate_http_request_duration_seconds_count{route=\"/names\"} 1",
+        "tidegate_http_in_flight_requests 0",
+    ] {
+        assert!(text.contains(line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("secret") && !text.contains("%2F"), "{text}");
+}

@@ -18,7 +18,7 @@ fn every_kind_of_failure_has_its_exit_code() {
         (&["runs", "get", UNKNOWN], 3, "error: there is no such run"),
         (&["runs", "wait", UNKNOWN], 3, UNKNOWN),
         (&["runs", "watch", "not-an-id"], 3, "hint: "),
-        (&["runs", "logs", "../workers"], 3, "error: "),
+        (&["runs", "logs", "../workers"], 2, "error: "),
         (&["runs", "create", "nothing"], 2, "known are"),
         (&["runs", "create", "noop", "--payload", "{"], 2, "--payload is not JSON"),
         (&["runs", "create", "noop", "--max-attempts", "0"], 2, "max_attempts"),

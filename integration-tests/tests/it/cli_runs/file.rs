@@ -51,10 +51,8 @@ fn verdicts_can_be_had_for_every_line_or_as_one_document() {
     assert_eq!(each.code, Some(8), "{each:?}");
     let verdicts: Vec<serde_json::Value> =
         each.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let told: Vec<(u64, bool)> = verdicts
-        .iter()
-        .map(|verdict| (verdict["line"].as_u64().expect("a line"), verdict["id"].is_string()))
-        .collect();
+    let told: Vec<(u64, bool)> =
+        verdicts.iter().map(|verdict| (verdict["line"].as_u64().expect("a line"), verdict["id"].is_string())).collect();
     assert_eq!(told, [(1, true), (4, false), (5, true)]);
     let whole = server.run_with_stdin(&["runs", "create", "--file", "-", "-o", "json"], text);
     let document = whole.summary();

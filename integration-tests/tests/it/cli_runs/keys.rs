@@ -73,7 +73,10 @@ fn keys_of_a_sqlite_store_are_made_while_no_server_has_it() {
     server.serve(&["--listen", "127.0.0.1:0"]);
     let refused = keys(&server, &["list"]);
     assert_eq!(refused.code, Some(5), "{refused:?}");
-    assert!(refused.stderr.contains(&server.pid().to_string()) && refused.stderr.contains("stop the server"), "{refused:?}");
+    assert!(
+        refused.stderr.contains(&server.pid().to_string()) && refused.stderr.contains("stop the server"),
+        "{refused:?}"
+    );
     server.key = Some(key);
     assert_eq!(server.run(&["runs", "create", "noop", "--wait"]).code, Some(0));
     let pasted = server.key.clone().map(|key| format!("{}x", &key[..key.len() - 1]));

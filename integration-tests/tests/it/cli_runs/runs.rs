@@ -91,10 +91,12 @@ fn a_signal_ends_the_waiting_and_says_how_to_wait_again() {
         let mut child = server.command(&["runs", verb, &id]).spawn().expect("the binary starts");
         // By then its signals are heard.
         server.becomes(&id, "running");
+        // Kept open: a reader that goes away would end it too.
+        let mut events = Vec::new();
         if verb == "watch" {
             let mut line = String::new();
-            let out = child.stdout.take().expect("it is piped");
-            BufReader::new(out).read_line(&mut line).expect("an event");
+            events.extend(child.stdout.take().map(BufReader::new));
+            events.last_mut().expect("it is piped").read_line(&mut line).expect("an event");
             assert!(line.contains("\taccepted\t"), "{line}");
         } else {
             eventually("it follows the run", || connections(child.id()) > 0);
@@ -126,7 +128,8 @@ fn watching_tells_every_event_once_although_the_server_is_killed_meanwhile() {
     let id = server.create(&["work"]);
     let mut watch = server.command(&["runs", "watch", &id, "-o", "jsonl"]).spawn().expect("the binary starts");
     let mut lines = BufReader::new(watch.stdout.take().expect("it is piped")).lines();
-    let mut next = || -> Value { serde_json::from_str(&lines.next()?.ok()?).ok() }.unwrap_or_default();
+    let mut line = || serde_json::from_str::<Value>(&lines.next()?.ok()?).ok();
+    let mut next = || line().unwrap_or_default();
     assert_eq!(next()["event"], "accepted");
     server.kill();
     let listen = server.url.trim_start_matches("http://").to_owned();

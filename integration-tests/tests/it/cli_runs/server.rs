@@ -110,13 +110,6 @@ impl Server {
         }
     }
 
-    /// Asks it to stop, and waits for its end.
-    pub fn stop(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        signal(&child, "TERM");
-        eventually("the server stops", || child.try_wait().expect("a child").is_some());
-    }
-
     /// The binary in this server's folder, with nothing else of ours in its environment.
     pub fn bare(&self) -> Command {
         let mut command = Command::new(binary());

@@ -136,7 +136,9 @@ fn a_stop_lets_what_is_in_hand_end_and_takes_nothing_more() {
     eventually("one is under way", || {
         [&first, &second].iter().filter(|id| server.status(id) == "running").count() == 1
     });
-    eventually("its program runs", || [&first, &second].iter().any(|id| !server.run(&["runs", "logs", id]).stdout.is_empty()));
+    eventually("its program runs", || {
+        [&first, &second].iter().any(|id| !server.run(&["runs", "logs", id]).stdout.is_empty())
+    });
     signal(&worker, "INT");
     server.file("gate", "");
     ends(&mut worker, 0);
