@@ -79,9 +79,9 @@ async fn each(
             Ok(run) => done.push(run),
             Err(failure) => {
                 let failure = Failure { what: format!("{id}: {}", failure.what), ..failure };
-                if let Some(earlier) = failed.replace(failure) {
-                    say!("{}", failed.as_ref().unwrap_or(&earlier));
-                    failed = Some(earlier);
+                match &failed {
+                    None => failed = Some(failure),
+                    Some(_) => say!("{failure}"),
                 }
             }
         }

@@ -134,8 +134,8 @@ pub struct ListArgs {
     /// All there are
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
-    /// Go on where a list ended
-    #[arg(long, value_name = "CURSOR")]
+    /// Go on where a list ended, with the same filters; not with --since, which moves with the clock
+    #[arg(long, value_name = "CURSOR", conflicts_with = "since")]
     pub after: Option<String>,
 }
 

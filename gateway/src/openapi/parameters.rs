@@ -74,7 +74,8 @@ pub fn all() -> Value {
 }
 
 fn of_headers() -> [(&'static str, Value); 5] {
-    let env = json!({ "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?/[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$" });
+    let half = "[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?";
+    let env = json!({ "type": "string", "minLength": 3, "maxLength": 81, "pattern": format!("^{half}/{half}$") });
     let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
     let text = json!({ "type": "string", "maxLength": 200, "pattern": "^[!-~]*$" });
     let says = "Names the env where no keys are asked for; `default/dev` if absent. A key names its own, with which \

@@ -28,7 +28,9 @@ pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<E
             break;
         }
     }
-    printer.end(after)?;
+    // A cursor goes with its filters, and "since two hours ago" is another one by then.
+    let has_more = after.is_some();
+    printer.end(after.filter(|_| since.is_none()), has_more)?;
     Ok(Exit::Done)
 }
 
@@ -75,23 +77,23 @@ impl Printer {
         send(&text)
     }
 
-    fn end(self, after: Option<String>) -> Result<(), Failure> {
-        let next = after.filter(|after| !after.is_empty());
+    fn end(self, after: Option<String>, has_more: bool) -> Result<(), Failure> {
         match self.output {
             Output::Table => {
                 let rows = view::list(&self.held).rows;
-                return List { columns: view::COLUMNS, rows, next_after: next }.print(self.output, now());
+                List { columns: view::COLUMNS, rows, next_after: None }.print(self.output, now())?;
             }
             Output::Json => {
                 let begin = if self.printed == 0 { "{\"data\":[" } else { "" };
-                let (has_more, next) = (next.is_some(), serde_json::Value::from(next));
+                let next = serde_json::Value::from(after.as_deref());
                 send(&format!("{begin}],\"has_more\":{has_more},\"next_after\":{next}}}\n"))?;
             }
-            Output::Jsonl => {
-                if let Some(after) = next {
-                    note(format_args!("there are more: add --after {after}"));
-                }
-            }
+            Output::Jsonl => {}
+        }
+        match after {
+            Some(after) if self.output != Output::Json => note(format_args!("there are more: add --after {after}")),
+            None if has_more && self.output != Output::Json => note("there are more: add --all, or a higher --limit"),
+            _ => {}
         }
         Ok(())
     }

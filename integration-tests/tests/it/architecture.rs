@@ -212,8 +212,9 @@ fn every_failpoint_is_passed_somewhere() {
 
 #[test]
 fn commands_in_documents_exist_with_their_options() {
-    let cli = read("gateway/src/cli.rs");
-    let commands = variants(&cli, "pub enum Command {");
+    let commands = variants(&read("gateway/src/cli.rs"), "pub enum Command {");
+    let of_cli = |file: &SourceFile| file.path == "gateway/src/cli.rs" || file.path.starts_with("gateway/src/cli/");
+    let cli: String = all_sources().into_iter().filter(of_cli).map(|file| file.text).collect();
     let mut findings = Vec::new();
     for (document, line, command) in documented() {
         let words: Vec<&str> = command.split_whitespace().skip_while(|word| word.contains('=')).collect();
