@@ -5,7 +5,8 @@ use crate::chaos::Chaos;
 use crate::cli::{Auth, Common, Role, ServeArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::http::guard::{Guard, Rules};
+use crate::http::connections::{Connections, Patience};
+use crate::http::guard::{self, Guard, Rules};
 use crate::http::keys::{Digest, Gate, KeyId, StoredKey};
 use crate::ops::{Ops, Readiness};
 use crate::{providers, session};
@@ -162,19 +163,30 @@ fn digest(hex: &str) -> Option<Digest> {
     Some(bytes)
 }
 
+/// How long an idle connection is kept for its next request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// What a connection may do; a proxy in front may well have many.
+const PATIENCE: Patience =
+    Patience { between: Duration::from_secs(90), reading: Duration::from_secs(30), per_address_max: 2_000 };
+
 /// The HTTP listener while it runs.
 struct Http(ServerHandle);
 
 impl Http {
     fn start(listen: SocketAddr, api: Api, gate: Gate, config: &Config) -> Result<Http, Failure> {
         let (api, gate) = (web::Data::new(api), web::Data::new(gate));
+        let connections = Connections::new(PATIENCE);
+        actix_web::rt::spawn(connections.clone().watch());
         let server = HttpServer::new(move || {
             App::new().app_data(api.clone()).app_data(gate.clone()).wrap(Guard::new(Rules::default())).configure(routes)
         })
+        .on_connect(move |io, data| connections.opened(io, data))
         .workers(config.server.threads)
         .max_connections(10_000)
         .client_request_timeout(Duration::from_secs(10))
-        .keep_alive(Duration::from_secs(75))
+        .client_disconnect_timeout(guard::CLOSE_WITHIN)
+        .keep_alive(KEEP_ALIVE)
         .shutdown_timeout(10)
         .disable_signals()
         .bind(listen)

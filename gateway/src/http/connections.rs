@@ -102,7 +102,10 @@ impl Connections {
             *count
         };
         if count > self.patience.per_address_max {
-            warn!(%address, count, "an address has too many connections");
+            // A flood is said once, when it begins.
+            if count == self.patience.per_address_max + 1 {
+                warn!(%address, "an address has too many connections");
+            }
             connection.close();
         }
         Opened { id, address, connection, connections: Arc::clone(self) }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use gateway::http::body::{self, Limits};
+use gateway::http::connections::{Connections, Patience};
 use gateway::http::cursor::{Cursors, List};
 use gateway::http::fields::{Charset, Fields};
 use gateway::http::guard::{Guard, Rules};
@@ -17,11 +18,16 @@ use std::sync::Arc;
 use storage::model::{SystemClock, Timestamp};
 
 pub const BODY_BYTES_MAX: usize = 100_000;
+/// More than all buffers between a server and its client hold.
+const LARGE_BYTES: usize = 64 * 1024 * 1024;
+const PATIENCE: Patience =
+    Patience { between: Duration::from_secs(2), reading: Duration::from_secs(2), per_address_max: PER_ADDRESS_MAX };
 
 /// Runs until it is dropped.
 pub struct Tiny {
     pub address: SocketAddr,
     pub key: String,
+    connections: Arc<Connections>,
     server: ServerHandle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -38,15 +44,21 @@ impl Tiny {
         };
         let gate = web::Data::new(Gate::with_keys(Arc::new(find), Arc::new(SystemClock)));
         let (started, starting) = mpsc::channel();
+        let connections = Connections::new(PATIENCE);
+        let watched = connections.clone();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = serve(gate).expect("a listener");
+                let server = serve(gate, watched).expect("a listener");
                 started.send((server.1, server.0.handle())).expect("somebody who waits");
                 server.0.await.expect("a server");
             });
         });
         let (address, server) = starting.recv().expect("a server");
-        Tiny { address, key: key.token.reveal().to_owned(), server, thread: Some(thread) }
+        Tiny { address, key: key.token.reveal().to_owned(), connections, server, thread: Some(thread) }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.count()
     }
 }
 
@@ -59,10 +71,16 @@ impl Drop for Tiny {
     }
 }
 
-fn serve(gate: web::Data<Gate>) -> std::io::Result<(actix_web::dev::Server, SocketAddr)> {
+fn serve(
+    gate: web::Data<Gate>,
+    connections: Arc<Connections>,
+) -> std::io::Result<(actix_web::dev::Server, SocketAddr)> {
+    actix_web::rt::spawn(connections.clone().watch());
     let server =
         HttpServer::new(move || App::new().wrap(Guard::new(Rules::default())).app_data(gate.clone()).configure(routes))
+            .on_connect(move |io, data| connections.opened(io, data))
             .workers(2)
+            .keep_alive(Duration::from_millis(600))
             .disable_signals()
             .shutdown_timeout(1)
             .client_request_timeout(Duration::from_millis(700))
@@ -76,7 +94,8 @@ fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/api/v1/runs").get(list).post(create))
         .service(web::resource("/api/v1/runs/batch").post(create_many))
-        .service(web::resource("/api/v1/runs/{id}").get(one));
+        .service(web::resource("/api/v1/runs/{id}").get(one))
+        .service(web::resource("/large").get(async || vec![b'a'; LARGE_BYTES]));
 }
 
 fn limits() -> Limits {
