@@ -13,7 +13,7 @@ use plan::{Rotation, Turn, Waiting, Weights};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
-use storage::store::{Cap, Capped, Ending, Leased, Share, Taker};
+use storage::store::{Cap, Capped, Claimed, Ending, Leased, Share, Taker};
 use storage::{Class, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
@@ -230,14 +230,15 @@ async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<usize, StoreError> {
         .map(|turn| Share { basin: turn.basin.clone(), lane: turn.lane.clone(), runs: turn.runs as i64 })
         .collect();
     let caps = caps(&parts.settings, &shares);
-    let leased = store.claim_ready(&shares, &caps, Taker::Node, store.now()).await?;
+    let Claimed { leased, emptied } = store.claim(&shares, &caps, Taker::Node, store.now()).await?;
+    for (basin, lane) in &emptied {
+        parts.lanes.forget(basin, lane);
+    }
     for share in &shares {
         let got = leased.iter().filter(|run| run.basin == share.basin && run.lane == share.lane).count() as i64;
-        let capped = caps.iter().any(|cap| cap.of.covers(share));
-        if got < share.runs && capped {
+        // A cap held it up. An empty lane is forgotten by now, and is not set aside.
+        if got < share.runs {
             parts.lanes.block(&share.basin, &share.lane);
-        } else if got < share.runs {
-            parts.lanes.forget(&share.basin, &share.lane);
         }
     }
     let claimed = leased.len();

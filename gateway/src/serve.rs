@@ -54,6 +54,9 @@ fn check_address(listen: SocketAddr, auth: Option<Auth>, keys: bool) -> Result<b
 }
 
 async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<Runtime>) -> Result<Exit, Failure> {
+    if let Err(error) = actors::executor::exec::shield() {
+        say!("warning: programs can look into this process: {error}");
+    }
     let listen = args.listen.unwrap_or(config.server.listen);
     let tasks = crate::tasks::make(config)?;
     let store = session::open_store(common, config).await?;

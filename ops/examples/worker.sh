@@ -10,23 +10,23 @@ LEASE=${LEASE:-300}
 umask 077
 dir=$(mktemp -d) && trap 'rm -rf "$dir"' EXIT && trap 'exit 130' INT TERM
 # The key goes by a file: arguments can be seen by everybody on the machine.
-[ -z "${TIDEGATE_API_KEY:-}" ] || printf 'Authorization: Bearer %s\n' "$TIDEGATE_API_KEY" >"$dir/auth"
-touch "$dir/auth"
+printf '%s' "${TIDEGATE_API_KEY:+Authorization: Bearer $TIDEGATE_API_KEY}" >"$dir/auth"
 
 call() { # PATH, and the body on stdin; prints the answer
     curl -sS --fail-with-body --max-time 60 -H @"$dir/auth" -H 'Content-Type: application/json' \
         --data-binary @- "$server/api/v1/workers/$1"
 }
-field() { sed -n "s/.*\"$1\":\"\\([^\"]*\\)\".*/\\1/p" "$dir/lease"; }
 
 while :; do
     echo "{\"tasks\":[\"$task\"],\"worker\":\"sh-$$\",\"wait_seconds\":20,\"lease_seconds\":$LEASE}" |
-        call lease >"$dir/lease" || { sleep 5; continue; }
-    # The fields after the payload have fixed forms, so that the last match is theirs and not the payload's.
-    token=$(field lease_token)
-    [ -n "$token" ] || continue
+        call lease >"$dir/answer" || { sleep 5; continue; }
+    # The fields around the payload have fixed forms, whatever is in it; outside of its texts a new line is a space.
+    tr '\n' ' ' <"$dir/answer" >"$dir/lease"
     run=$(sed -n 's/^{"data":\[{"run_id":"\([^"]*\)".*/\1/p' "$dir/lease")
-    sed 's/^.*"max_attempts":[0-9]*,"payload":\(.*\),"lease_token":"[0-9a-f]*".*$/\1/' "$dir/lease" >"$dir/payload"
+    [ -n "$run" ] || continue
+    token=$(sed 's/.*,"lease_token":"\([0-9a-f]*\)".*/\1/' "$dir/lease")
+    sed -e 's/^{"data":\[{"run_id":"[^"]*","task":"[^"]*","queue":"[^"]*","attempt":[0-9]*,"max_attempts":[0-9]*,//' \
+        -e 's/^"payload"://' -e 's/,"lease_token":"[^"]*","lease_until":"[^"]*",[^,]*$//' "$dir/lease" >"$dir/payload"
     "$@" <"$dir/payload"
     code=$?
     held="\"run_id\":\"$run\",\"lease_token\":\"$token\""

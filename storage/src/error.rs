@@ -36,7 +36,7 @@ pub enum StoreError {
     Moved { entity: &'static str, id: String, now: String },
     #[error("{entity} {id} holds `{value}`, which no {what} is")]
     Corrupt { entity: &'static str, id: String, what: &'static str, value: String },
-    #[error("{entity} {id} has a NUL character in its name, which no store holds")]
+    #[error("{entity} {id} has a NUL character in one of its texts, which no store holds")]
     NulInText { entity: &'static str, id: String },
     #[error("this node's lease could not be renewed and ended at {until}")]
     LeaseLost { until: Timestamp },

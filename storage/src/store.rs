@@ -21,7 +21,9 @@ mod tally;
 mod operator;
 mod accept;
 mod buffer;
+mod caps;
 mod dispatch;
+mod taking;
 mod finish;
 mod overdue;
 mod waiting;
@@ -34,8 +36,9 @@ mod keys;
 pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry};
+pub use caps::{Cap, Capped};
 pub use claim::{Claim, Limits, Opened};
-pub use dispatch::{Cap, Capped, LaneHead, Leased, Share, Taker};
+pub use dispatch::{LaneHead, Leased, Share, Taker};
 pub use finish::{Ending, Finished, RunVerdict};
 pub use intake::PoolCounts;
 pub use jobs::{JobMove, JobRow, NewJob};
@@ -52,6 +55,7 @@ pub use results::ResultRow;
 pub use rounds::RoundRow;
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
+pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use waiting::{Cancelled, Patch, Patched};
 
@@ -163,6 +167,17 @@ impl Store {
 
     pub fn is_sqlite(&self) -> bool {
         matches!(self.inner.pools, Pools::Sqlite { .. })
+    }
+
+    /// Fills in what differs between the databases. `{skip_locked}` passes over rows that others hold; `{picked}`
+    /// are the runs of the CTE of that name, on PostgreSQL as an array: that keeps the plan an index walk,
+    /// whatever the statistics of a table that fills and empties in seconds say.
+    fn render(&self, sql: &str) -> sqlx::AssertSqlSafe<String> {
+        let (skip_locked, picked) = match &self.inner.pools {
+            Pools::Sqlite { .. } => ("", "IN (SELECT run_id FROM picked)"),
+            Pools::Postgres { .. } => (" FOR UPDATE SKIP LOCKED", "= ANY(ARRAY(SELECT run_id FROM picked))"),
+        };
+        sqlx::AssertSqlSafe(sql.replace("{skip_locked}", skip_locked).replace("{picked}", picked))
     }
 
     /// Closes all connections; nothing is written after this (invariant 38).

@@ -47,27 +47,55 @@ mod audit;
 mod fixture;
 #[path = "conformance/raw.rs"]
 mod raw;
+#[path = "conformance/sent.rs"]
+mod sent;
 #[path = "conformance/writes.rs"]
 mod writes;
 
+#[path = "conformance/accept.rs"]
+mod accept;
+#[path = "conformance/buffer.rs"]
+mod buffer;
 #[path = "conformance/cancelled.rs"]
 mod cancelled;
+#[path = "conformance/caps.rs"]
+mod caps;
 #[path = "conformance/claim.rs"]
 mod claim;
+#[path = "conformance/dispatch.rs"]
+mod dispatch;
+#[path = "conformance/finish.rs"]
+mod finish;
 #[path = "conformance/import.rs"]
 mod import;
 #[path = "conformance/jobs.rs"]
 mod jobs;
+#[path = "conformance/keys.rs"]
+mod keys;
+#[path = "conformance/lost.rs"]
+mod lost;
 #[path = "conformance/nodes.rs"]
 mod nodes;
 #[path = "conformance/opening.rs"]
 mod opening;
 #[path = "conformance/operator.rs"]
 mod operator;
+#[path = "conformance/output.rs"]
+mod output;
+#[path = "conformance/patch.rs"]
+mod patch;
+#[path = "conformance/plans.rs"]
+mod plans;
+#[path = "conformance/pull.rs"]
+mod pull;
+#[path = "conformance/queues.rs"]
+mod queues;
 #[path = "conformance/reading.rs"]
 mod reading;
 #[path = "conformance/reconcile.rs"]
 mod reconcile;
+#[path = "conformance/records.rs"]
+mod records;
 #[path = "conformance/rounds.rs"]
 mod rounds;
 #[path = "conformance/schema.rs"]
@@ -76,3 +104,7 @@ mod schema;
 mod settle;
 #[path = "conformance/submit.rs"]
 mod submit;
+#[path = "conformance/waiting.rs"]
+mod waiting;
+#[path = "conformance/walks.rs"]
+mod walks;

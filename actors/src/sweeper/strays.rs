@@ -6,6 +6,7 @@ use crate::parts::Parts;
 use crate::provider::request::batch_of_key;
 use crate::provider::{Listed, Protocol, Provider};
 use std::collections::HashSet;
+use storage::model::BatchId;
 use storage::store::BatchRow;
 use tracing::error;
 
@@ -15,9 +16,12 @@ pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
     for row in parts.store.created_twice(parts.settings.pool.as_deref()).await? {
         let Some(provider) = parts.provider_of(&row.account) else { continue };
         let listed = provider.list(row.created_at).await?;
+        // Asked after the listing and before what is known: a batch of ours that was listed is either known by
+        // now, or its create is still without a stored answer.
+        let creating = parts.store.lane_is_busy(&row.account, &BatchId::from_text("")).await?;
         let known: HashSet<String> = parts.store.known_provider_ids(&row.account).await?.into_iter().collect();
         for candidate in listed.into_iter().filter(|candidate| !known.contains(&candidate.id)) {
-            if is_ours(parts, &*provider, &row, &candidate).await? {
+            if is_ours(parts, &*provider, &row, &candidate, creating).await? {
                 let requests = candidate.requests.unwrap_or(row.requests);
                 let now = parts.store.now();
                 if parts.store.book_stray(&row.id, &row.account, &candidate.id, requests, now).await? {
@@ -36,12 +40,13 @@ pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
 }
 
 /// By key where there is metadata; else by the custom ids of an ended batch of the same size, or, in an
-/// account that nobody else uses, by being there at all.
+/// account that nobody else uses, by being there at all while no create of ours is under way.
 async fn is_ours(
     parts: &Parts,
     provider: &dyn Provider,
     row: &BatchRow,
     candidate: &Listed,
+    creating: bool,
 ) -> Result<bool, CallOrStore> {
     match provider.protocol() {
         Protocol::OpenAi => Ok(candidate.key.as_deref().is_some_and(|key| batch_of_key(key) == row.wire_key)),
@@ -50,6 +55,6 @@ async fn is_ours(
             let owner = crate::batch_poller::owner_of(provider, candidate).await?;
             Ok(owner.as_deref() == Some(row.wire_key.as_str()))
         }
-        Protocol::Anthropic => Ok(parts.settings.following.exclusive),
+        Protocol::Anthropic => Ok(parts.settings.following.exclusive && !creating),
     }
 }

@@ -34,17 +34,16 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
     query.reject_unknown();
     query.finish()?;
     let env = caller.env.to_string();
-    let page_of = List { name: "buffer", env: caller.env.as_str(), filter: "" };
-    let after = cursor.map(|cursor| api.cursors.open(&cursor, &page_of)).transpose()?;
-    let after = after.map(|position| position.id).unwrap_or_default();
+    let page_of = List { name: "buffer entries", env: caller.env.as_str(), filter: "" };
+    let after = cursor.map(|cursor| api.cursors.open(&cursor, &page_of)).transpose()?.map(|position| position.id);
+    let after = after.unwrap_or_default();
     let mut entries =
         api.store(move |runs| async move { runs.store.buffer_entries(Some(&env), &after, limit + 1).await }).await?;
     let has_more = entries.len() as i64 > limit;
     entries.truncate(usize::try_from(limit).unwrap_or(0));
-    let next_cursor = entries
-        .last()
-        .filter(|_| has_more)
-        .map(|last| api.cursors.seal(&Position { sort: last.accepted_at, id: last.run_id.clone() }, &page_of));
+    let seal =
+        |last: &BufferEntry| api.cursors.seal(&Position { sort: last.accepted_at, id: last.run_id.clone() }, &page_of);
+    let next_cursor = entries.last().filter(|_| has_more).map(seal);
     let view = |entry| -> EntryView<'_> {
         let entry: &BufferEntry = entry;
         EntryView {

@@ -15,7 +15,7 @@ pub struct Request {
     pub repeatable: bool,
     path: String,
     query: String,
-    body: Option<Bytes>,
+    body: Option<(&'static str, Bytes)>,
 }
 
 impl Request {
@@ -33,7 +33,13 @@ impl Request {
     }
 
     pub fn json(mut self, body: impl Into<Bytes>) -> Request {
-        self.body = Some(body.into());
+        self.body = Some(("application/json", body.into()));
+        self
+    }
+
+    /// A JSON object a line.
+    pub fn lines(mut self, body: impl Into<Bytes>) -> Request {
+        self.body = Some(("application/x-ndjson", body.into()));
         self
     }
 
@@ -73,11 +79,11 @@ impl Request {
 
     /// The body with its exact length, made anew for each try.
     pub fn content(&self) -> Content {
-        let Some(body) = &self.body else { return Content::None };
+        let Some((media, body)) = &self.body else { return Content::None };
         let (feed, frames) = body_channel();
         // There is room for one: the channel was made for more.
         let _ = feed.try_send(body.clone());
-        Content::Stream { content_type: "application/json".to_owned(), length: body.len() as u64, frames }
+        Content::Stream { content_type: (*media).to_owned(), length: body.len() as u64, frames }
     }
 }
 

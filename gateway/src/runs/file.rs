@@ -78,7 +78,7 @@ async fn send(client: &Client, piece: Piece, report: &mut Report) -> Result<(), 
             report.take(bad.iter().filter_map(Verdict::unsent).collect())?;
             continue;
         }
-        let request = Request::post("/runs/batch").json(pieces::body(&good)).repeatable();
+        let request = Request::post("/runs/batch").lines(pieces::body(&good)).repeatable();
         match client.send(&request).await {
             Ok(answer) => {
                 let mut verdicts = verdicts::read(&answer.body, &good)?;

@@ -6,16 +6,19 @@ use crate::client::{Client, Object, Page, Request};
 use crate::exit::{Exit, Failure};
 use crate::output::{List, Reader, note, send};
 use std::io::IsTerminal;
+use storage::model::Timestamp;
 
 /// The most that a server gives at once.
 const PAGE_MAX: u64 = 200;
 
 pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<Exit, Failure> {
     let mut left = if args.all { u64::MAX } else { u64::from(args.limit) };
+    // Once for all pages: a cursor goes with the very filter that it was made under.
+    let since = args.since.map(|span| now() - span);
     let mut after = args.after.clone();
     let mut printer = Printer { output, printed: 0, held: Vec::new() };
     loop {
-        let page = page(client, args, left.min(PAGE_MAX), after.as_deref()).await?;
+        let page = page(client, args, since, left.min(PAGE_MAX), after.as_deref()).await?;
         left = left.saturating_sub(page.data.len() as u64);
         after = page.next_cursor;
         if printer.take(page.data)? == Reader::Gone {
@@ -29,14 +32,20 @@ pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<E
     Ok(Exit::Done)
 }
 
-async fn page(client: &Client, args: &ListArgs, limit: u64, after: Option<&str>) -> Result<Page, Failure> {
+async fn page(
+    client: &Client,
+    args: &ListArgs,
+    since: Option<Timestamp>,
+    limit: u64,
+    after: Option<&str>,
+) -> Result<Page, Failure> {
     let request = Request::get("/runs")
         .query("limit", limit)
         .maybe_query("status", args.status)
         .maybe_query("task", args.task.as_deref())
         .maybe_query("queue", args.queue.as_deref())
         .maybe_query("tag", args.tag.as_deref())
-        .maybe_query("accepted_after", args.since.map(|span| now() - span))
+        .maybe_query("accepted_after", since)
         .maybe_query("cursor", after);
     client.send(&request).await?.page()
 }

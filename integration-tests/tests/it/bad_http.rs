@@ -32,10 +32,19 @@ fn every_bad_request_is_refused_by_what_the_server_stands_on() {
     none(findings(&place, &rows::all()));
 }
 
+/// Tasks whose names are as short and as long as a name may be.
+fn long_names() -> String {
+    let names = ["n".to_owned(), "n".repeat(128)];
+    names.map(|name| format!("[tasks.{name}]\nkind = \"noop\"\n")).concat()
+}
+
 #[test]
 fn every_bad_request_is_refused_by_the_server() {
     const BODY_BYTES_MAX: usize = 300_000;
-    let mut server = Server::on(Database::Sqlite).set("server.body_limit_bytes", BODY_BYTES_MAX).arg("--auth=keys");
+    let mut server = Server::on(Database::Sqlite)
+        .set("server.body_limit_bytes", BODY_BYTES_MAX)
+        .arg("--auth=keys")
+        .config(&long_names());
     let create = ["keys", "create", "--env", "acme/prod", "--scope", "runs:read,runs:write", "-o", "json"];
     let made = server.command(&create).output().expect("the binary runs");
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("a key");

@@ -20,3 +20,4 @@ mod bad_config;
 mod bad_calls;
 mod executors;
 mod bad_http;
+mod cli_runs;

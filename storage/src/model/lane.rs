@@ -4,7 +4,12 @@ use std::fmt;
 
 /// Divides the parts of basins and lanes; no name holds it.
 const DIVIDER: char = '\u{1f}';
+/// The character after it, so that whatever holds the divider there lies below.
+const AFTER_DIVIDER: char = ' ';
+/// No env begins like this.
 const PULL: &str = "~pull:";
+/// The least text after all that begin so.
+const AFTER_PULL: &str = "~pull;";
 
 /// An env, and who carries its runs: this system's own workers, or the pull workers of one task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +29,15 @@ impl Basin {
         Basin(text.into())
     }
 
+    /// Between which texts, both exclusive, lie the pull basins of a task; or this system's own, which lie on
+    /// both sides of all pull basins.
+    pub(crate) fn ranges(pull: Option<&str>) -> Vec<(String, String)> {
+        match pull {
+            Some(task) => vec![(format!("{PULL}{task}{DIVIDER}"), format!("{PULL}{task}{AFTER_DIVIDER}"))],
+            None => vec![(String::new(), PULL.to_owned()), (AFTER_PULL.to_owned(), char::MAX.to_string())],
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -37,7 +51,7 @@ impl Basin {
         env.split_once('/').map_or(env, |(org, _)| org)
     }
 
-    /// Whether this system's own workers carry its runs. A pull basin sorts after all envs.
+    /// Whether this system's own workers carry its runs.
     pub fn is_own(&self) -> bool {
         !self.0.contains(DIVIDER)
     }
@@ -70,7 +84,7 @@ impl Lane {
 
     /// All lanes of a queue lie from `first` (inclusive) to `last` (exclusive).
     pub fn range_of(queue: &str) -> (String, String) {
-        (format!("{queue}{DIVIDER}"), format!("{queue} "))
+        (format!("{queue}{DIVIDER}"), format!("{queue}{AFTER_DIVIDER}"))
     }
 }
 
@@ -99,6 +113,20 @@ mod tests {
         assert_eq!((pull.org(), pull.env(), pull.is_own()), ("acme", "acme/prod", false));
         let lane = Lane::new("mail", "user:7");
         assert_eq!((lane.queue(), lane.key()), ("mail", "user:7"));
+    }
+
+    #[test]
+    fn the_ranges_of_a_task_hold_its_basins_and_those_of_nobody_all_others() {
+        let within = |pull: Option<&str>, basin: &Basin| {
+            let text = basin.as_str();
+            Basin::ranges(pull).iter().filter(|(from, to)| text > from.as_str() && text < to.as_str()).count() == 1
+        };
+        for env in ["a/x", "Z/x", "0/x", "{/x", "~/x", "~pull/x", "~q/x", "ä/x", "\u{10fffe}/x", "🦀/🦀"] {
+            let (own, pull) = (Basin::own(env), Basin::pull("train", env));
+            assert!(within(None, &own) && !within(None, &pull), "{env}");
+            assert!(within(Some("train"), &pull) && !within(Some("train"), &own), "{env}");
+            assert!(!within(Some("tra"), &pull) && !within(Some("trainer"), &pull), "{env}");
+        }
     }
 
     #[test]

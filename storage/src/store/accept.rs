@@ -1,13 +1,13 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
 use super::hot::Hot;
-use super::{Pools, Store};
+use super::{CHUNK, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
 use crate::store::Leased;
 use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
 const TOGETHER: usize = 1_500;
@@ -72,9 +72,9 @@ pub enum Accepted {
 }
 
 impl NewRecord {
-    /// When it may start, in the form of `ready.due_at`.
+    /// When it may start, in the form of `ready.due_at`; a time before all times has come already.
     fn due_at(&self) -> i64 {
-        self.not_before.map_or(0, Timestamp::millis)
+        self.not_before.map_or(0, |time| time.millis().max(0))
     }
 
     /// The lease that it has from its first moment, if it is `leased`.
@@ -95,13 +95,41 @@ impl NewRecord {
 
     /// Its place in its lane.
     pub fn rank(&self) -> i64 {
-        self.accepted_at.millis().saturating_sub(self.priority.saturating_mul(1_000))
+        rank(self.accepted_at.millis(), self.priority)
     }
+
+    /// PostgreSQL's text cannot hold it, and SQLite's would: refuse it for both.
+    fn refuse_nul(&self) -> Result<(), StoreError> {
+        let own = self.idempotency.as_ref();
+        let texts = [
+            Some(self.id.as_str()),
+            Some(&self.env),
+            Some(&self.task),
+            Some(self.basin.as_str()),
+            Some(self.lane.as_str()),
+            Some(&self.payload),
+            Some(&self.tags),
+            Some(&self.metadata),
+            self.session_id.as_deref(),
+            self.replay_of.as_ref().map(RunId::as_str),
+            own.map(|own| own.key.as_str()),
+            own.map(|own| own.fingerprint.as_str()),
+            own.map(|own| own.answer.as_str()),
+        ];
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(StoreError::NulInText { entity: "run", id: self.id.to_string() });
+        }
+        Ok(())
+    }
+}
+
+/// A run's place in its lane: its accept time less its priority in seconds.
+pub(super) fn rank(accepted_at: i64, priority: i64) -> i64 {
+    accepted_at.saturating_sub(priority.saturating_mul(1_000))
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 struct Held {
-    key: String,
     run_id: String,
     fingerprint: String,
     answer: String,
@@ -121,7 +149,7 @@ WHERE idempotency.expires_at <= $7
 RETURNING env, key";
 
 const HELD: &str = "-- held_key
-SELECT key, run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
+SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
 
 /// One statement and so one commit of its own, however many runs.
 const ACCEPT_POSTGRES: &str = "-- accept
@@ -152,43 +180,40 @@ impl Store {
     /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
     /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
-        let mut answers = Vec::with_capacity(records.len());
-        for chunk in records.chunks(TOGETHER) {
-            answers.extend(self.accept_chunk(chunk).await?);
+        if records.is_empty() {
+            return Ok(Vec::new());
         }
-        reached(Failpoint::AcceptStored);
-        Ok(answers)
-    }
-
-    async fn accept_chunk(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
-        let mut known: HashMap<(String, String), Held> = HashMap::new();
+        for record in records {
+            record.refuse_nul()?;
+        }
         let keyed = first_of_each_key(records);
         let (node, now) = (self.node().as_str(), self.now().millis());
-        match &self.inner.pools {
-            Pools::Sqlite { writer, .. } if keyed.is_empty() => {
+        let known = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if keyed.is_empty() && records.len() <= TOGETHER => {
                 // All statements in one go: each go is a trip to the connection's own thread.
                 let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
                 insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
                 whole.push("COMMIT").build().execute(&mut *writer.acquire().await?).await?;
+                Known::new()
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                known = put_keys_sqlite(&mut tx, &keyed, now).await?;
-                let fresh = fresh(records, &keyed, &known);
-                if !fresh.is_empty() {
+                let known = put_keys_sqlite(&mut tx, &keyed, now).await?;
+                for part in fresh(records, &keyed, &known).chunks(TOGETHER) {
                     let mut insert = QueryBuilder::<Sqlite>::new("");
-                    insert_sqlite(&mut insert, &fresh, node);
+                    insert_sqlite(&mut insert, part, node);
                     insert.build().execute(&mut *tx).await?;
                 }
                 reached(Failpoint::AcceptOpen);
                 tx.commit().await?;
+                known
             }
             Pools::Postgres { hot, .. } => {
-                known = hot
-                    .on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
-                    .await?;
+                hot.on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
+                    .await?
             }
-        }
+        };
+        reached(Failpoint::AcceptStored);
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
     }
 }
@@ -200,10 +225,10 @@ async fn accept_postgres(
     keyed: &Keyed<'_>,
     node: &str,
     now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
+) -> Result<Known, StoreError> {
     if keyed.is_empty() {
         insert_postgres(connection, &records.iter().collect::<Vec<_>>(), node).await?;
-        return Ok(HashMap::new());
+        return Ok(Known::new());
     }
     let mut tx = connection.begin().await?;
     let known = put_keys_postgres(&mut tx, keyed, now).await?;
@@ -213,6 +238,8 @@ async fn accept_postgres(
     Ok(known)
 }
 
+/// Who holds the keys that were not free.
+type Known = HashMap<(String, String), Held>;
 type Keyed<'a> = HashMap<(&'a str, &'a str), &'a NewRecord>;
 
 fn key_of(record: &NewRecord) -> Option<(&str, &str)> {
@@ -230,11 +257,7 @@ fn first_of_each_key(records: &[NewRecord]) -> Keyed<'_> {
 }
 
 /// Those that are written: without a key, or the first of one that was free.
-fn fresh<'a>(
-    records: &'a [NewRecord],
-    keyed: &Keyed<'_>,
-    known: &HashMap<(String, String), Held>,
-) -> Vec<&'a NewRecord> {
+fn fresh<'a>(records: &'a [NewRecord], keyed: &Keyed<'_>, known: &Known) -> Vec<&'a NewRecord> {
     let is_fresh = |record: &&NewRecord| match key_of(record) {
         None => true,
         Some(key) => {
@@ -245,7 +268,7 @@ fn fresh<'a>(
     records.iter().filter(is_fresh).collect()
 }
 
-fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &HashMap<(String, String), Held>) -> Accepted {
+fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &Known) -> Accepted {
     let (Some(key), Some(own)) = (key_of(record), &record.idempotency) else { return Accepted::New };
     let (run, fingerprint, answer) = match known.get(&(key.0.to_owned(), key.1.to_owned())) {
         Some(held) => (RunId::from_text(&held.run_id), &held.fingerprint, &held.answer),
@@ -262,63 +285,64 @@ fn answer(record: &NewRecord, keyed: &Keyed<'_>, known: &HashMap<(String, String
     }
 }
 
-/// Writes the keys that are free or have expired; returns who holds the others.
-async fn put_keys_sqlite(
-    tx: &mut SqliteConnection,
-    keyed: &Keyed<'_>,
-    now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
-    let mut insert =
-        QueryBuilder::<Sqlite>::new("INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at) ");
-    insert.push_values(keyed.values(), |mut row, record| {
-        let Some(own) = &record.idempotency else { return };
-        row.push_bind(record.env.as_str())
-            .push_bind(own.key.as_str())
-            .push_bind(record.id.as_str())
-            .push_bind(own.fingerprint.as_str())
-            .push_bind(own.answer.as_str())
-            .push_bind(own.expires_at.millis());
-    });
-    insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
-    let taken: Vec<(String, String)> = insert.build_query_as().fetch_all(&mut *tx).await?;
-    let mut known = HashMap::new();
-    for (env, key) in others(keyed, &taken) {
-        let held: Option<Held> = sqlx::query_as(HELD).bind(env).bind(key).fetch_optional(&mut *tx).await?;
-        known.extend(held.map(|held| ((env.to_owned(), held.key.clone()), held)));
-    }
-    Ok(known)
-}
-
-async fn put_keys_postgres(
-    tx: &mut PgConnection,
-    keyed: &Keyed<'_>,
-    now: i64,
-) -> Result<HashMap<(String, String), Held>, StoreError> {
-    // Sorted, so that two nodes that insert the same keys wait for each other in one order only.
+/// In one order, so that two nodes that write the same keys wait for each other in that order only.
+fn in_order<'a>(keyed: &Keyed<'a>) -> Vec<(&'a NewRecord, &'a Idempotency)> {
     let mut sorted: Vec<_> =
         keyed.values().filter_map(|record| Some((*record, record.idempotency.as_ref()?))).collect();
-    sorted.sort_by(|(a, ours), (b, theirs)| (&a.env, &ours.key).cmp(&(&b.env, &theirs.key)));
-    let taken: Vec<(String, String)> = sqlx::query_as(KEYS_POSTGRES)
-        .bind(sorted.iter().map(|(record, _)| record.env.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.key.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(record, _)| record.id.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.fingerprint.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.answer.as_str()).collect::<Vec<_>>())
-        .bind(sorted.iter().map(|(_, own)| own.expires_at.millis()).collect::<Vec<_>>())
-        .bind(now)
-        .fetch_all(&mut *tx)
-        .await?;
-    let mut known = HashMap::new();
-    for (env, key) in others(keyed, &taken) {
-        let held: Option<Held> = sqlx::query_as(HELD).bind(env).bind(key).fetch_optional(&mut *tx).await?;
-        known.extend(held.map(|held| ((env.to_owned(), held.key.clone()), held)));
+    sorted.sort_unstable_by_key(|(record, own)| (&record.env, &own.key));
+    sorted
+}
+
+/// Writes the keys that are free or have expired; returns who holds the others.
+async fn put_keys_sqlite(tx: &mut SqliteConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
+    let mut known = Known::new();
+    for part in in_order(keyed).chunks(CHUNK) {
+        let mut insert =
+            QueryBuilder::<Sqlite>::new("INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at) ");
+        insert.push_values(part, |mut row, (record, own)| {
+            row.push_bind(record.env.as_str())
+                .push_bind(own.key.as_str())
+                .push_bind(record.id.as_str())
+                .push_bind(own.fingerprint.as_str())
+                .push_bind(own.answer.as_str())
+                .push_bind(own.expires_at.millis());
+        });
+        insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
+        let taken: HashSet<(String, String)> = insert.build_query_as().fetch_all(&mut *tx).await?.into_iter().collect();
+        for (record, own) in part {
+            let key = (record.env.clone(), own.key.clone());
+            if !taken.contains(&key) {
+                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
+                known.insert(key, held);
+            }
+        }
     }
     Ok(known)
 }
 
-fn others<'a>(keyed: &Keyed<'a>, taken: &[(String, String)]) -> Vec<(&'a str, &'a str)> {
-    let is_taken = |key: &(&str, &str)| taken.iter().any(|(env, own)| env == key.0 && own == key.1);
-    keyed.keys().filter(|key| !is_taken(key)).copied().collect()
+async fn put_keys_postgres(tx: &mut PgConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
+    let mut known = Known::new();
+    for part in in_order(keyed).chunks(CHUNK) {
+        let taken: Vec<(String, String)> = sqlx::query_as(KEYS_POSTGRES)
+            .bind(part.iter().map(|(record, _)| record.env.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.key.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(record, _)| record.id.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.fingerprint.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.answer.as_str()).collect::<Vec<_>>())
+            .bind(part.iter().map(|(_, own)| own.expires_at.millis()).collect::<Vec<_>>())
+            .bind(now)
+            .fetch_all(&mut *tx)
+            .await?;
+        let taken: HashSet<(String, String)> = taken.into_iter().collect();
+        for (record, own) in part {
+            let key = (record.env.clone(), own.key.clone());
+            if !taken.contains(&key) {
+                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
+                known.insert(key, held);
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// The statements that write runs.

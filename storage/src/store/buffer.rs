@@ -26,11 +26,13 @@ pub struct BufferEntry {
     pub parked: Option<String>,
 }
 
+/// Each step is one look into the index.
 const ENVS: &str = "-- buffer_envs
 WITH RECURSIVE found(env) AS (
-    SELECT MIN(env) FROM buffer WHERE parked IS NULL AND env > $1
+    SELECT (SELECT env FROM buffer WHERE parked IS NULL AND env > $1 ORDER BY env LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(b.env) FROM buffer b WHERE b.parked IS NULL AND b.env > f.env) FROM found f WHERE f.env IS NOT NULL)
+    SELECT (SELECT b.env FROM buffer b WHERE b.parked IS NULL AND b.env > f.env ORDER BY b.env LIMIT 1)
+    FROM found f WHERE f.env IS NOT NULL)
 SELECT env FROM found WHERE env IS NOT NULL LIMIT $2";
 
 const DEPTHS: &str = "-- buffer_depths
@@ -65,8 +67,9 @@ const DELETE_LET_THROUGH: &str = "-- delete_let_through
 DELETE FROM buffer WHERE run_id IN
     (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2)";
 
+/// Whoever comes second to the first entry leaves its reason as it is.
 const PARK_FIRST: &str = "-- park_first
-UPDATE buffer SET parked = $2 WHERE run_id =
+UPDATE buffer SET parked = $2 WHERE parked IS NULL AND run_id =
     (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT 1)
 RETURNING run_id";
 

@@ -1,7 +1,9 @@
 //! Gives ready runs to carriers: a row leaves `ready` and enters `leases` in one commit, so that nobody else can
 //! have it, and everything is written about it later under the epoch that it got here (invariants 2 and 9).
 
+use super::caps::{Cap, begin_under, count_postgres, count_sqlite};
 use super::hot::Hot;
+use super::taking::{Claimed, Taking, claim_under};
 use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -23,22 +25,6 @@ pub struct Share {
     pub basin: Basin,
     pub lane: Lane,
     pub runs: i64,
-}
-
-/// Something that may have only so many runs under way, over all nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Capped {
-    All,
-    Env(String),
-    Queue { env: String, queue: String },
-    Key { env: String, lane: Lane },
-}
-
-/// At most this many runs under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cap {
-    pub of: Capped,
-    pub max: i64,
 }
 
 /// Who takes runs, and how long it may keep them without a word.
@@ -75,6 +61,7 @@ struct RawLeased {
     basin: String,
     lane: String,
     task: String,
+    rank: i64,
     epoch: i64,
     attempts: i64,
     max_attempts: i64,
@@ -99,22 +86,26 @@ impl From<RawLeased> for Leased {
     }
 }
 
-/// Each step is one look into the index, however many runs wait in a lane.
+/// Each step is one look into the index, however many runs wait in a lane. Not by MIN: without statistics
+/// PostgreSQL takes a lane for short and reads all of it.
 const BASINS: &str = "-- ready_basins
 WITH RECURSIVE found(basin) AS (
-    SELECT MIN(basin) FROM ready WHERE due_at = 0 AND basin > $1 AND basin < $2
+    SELECT (SELECT basin FROM ready WHERE due_at = 0 AND basin > $1 AND basin < $2 ORDER BY basin LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(r.basin) FROM ready r WHERE r.due_at = 0 AND r.basin > f.basin AND r.basin < $2)
+    SELECT (SELECT r.basin FROM ready r WHERE r.due_at = 0 AND r.basin > f.basin AND r.basin < $2
+        ORDER BY r.basin LIMIT 1)
     FROM found f WHERE f.basin IS NOT NULL)
 SELECT basin FROM found WHERE basin IS NOT NULL LIMIT $3";
 
 const LANES: &str = "-- ready_lanes
 WITH RECURSIVE found(lane) AS (
-    SELECT MIN(lane) FROM ready WHERE due_at = 0 AND basin = $1 AND lane > $2
+    SELECT (SELECT lane FROM ready WHERE due_at = 0 AND basin = $1 AND lane > $2 ORDER BY lane LIMIT 1)
     UNION ALL
-    SELECT (SELECT MIN(r.lane) FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane > f.lane)
+    SELECT (SELECT r.lane FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane > f.lane
+        ORDER BY r.lane LIMIT 1)
     FROM found f WHERE f.lane IS NOT NULL)
-SELECT lane, (SELECT MIN(r.rank) FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane = f.lane) AS rank
+SELECT lane, (SELECT r.rank FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND r.lane = f.lane
+    ORDER BY r.rank LIMIT 1) AS rank
 FROM found f WHERE lane IS NOT NULL LIMIT $3";
 
 /// The array keeps the plan an index walk, whatever the statistics of a table that fills and empties in
@@ -130,7 +121,7 @@ INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, att
     since, holder, leased_at)
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since,
     $5, $4 FROM taken
-RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since";
+RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
 const CLAIM_SQLITE: &str = "-- claim_ready
 INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts, max_duration_ms,
@@ -139,7 +130,7 @@ SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1
     ?5, ?4 FROM ready
 WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires_at > ?4)
 ORDER BY rank, run_id LIMIT ?3
-RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
+RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
 /// The same statement in pieces, for several shares in one go.
 const CLAIM_SQLITE_HEAD: &str = "; INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts,
@@ -147,63 +138,25 @@ const CLAIM_SQLITE_HEAD: &str = "; INSERT INTO leases (run_id, env, basin, lane,
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since, ";
 const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
 const CLAIM_SQLITE_TAIL: &str =
-    " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since";
-
-const ADD_CAP: &str = "-- add_cap
-INSERT INTO caps (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
-
-const LOCK_CAPS: &str = "-- lock_caps
-SELECT name FROM caps WHERE name = ANY($1) ORDER BY name FOR UPDATE";
-
-const COUNT_ALL: &str = "-- count_leases
-SELECT COUNT(*) FROM leases";
-const COUNT_ENV: &str = "-- count_leases_of_env
-SELECT COUNT(*) FROM leases WHERE env = $1";
-const COUNT_LANES: &str = "-- count_leases_of_lanes
-SELECT COUNT(*) FROM leases WHERE env = $1 AND lane >= $2 AND lane < $3";
-const COUNT_LANE: &str = "-- count_leases_of_lane
-SELECT COUNT(*) FROM leases WHERE env = $1 AND lane = $2";
-
-impl Capped {
-    /// Its row in `caps`.
-    fn row(&self) -> String {
-        match self {
-            Capped::All => "all".to_owned(),
-            Capped::Env(env) => format!("env:{env}"),
-            Capped::Queue { env, queue } => format!("queue:{env}:{queue}"),
-            Capped::Key { env, lane } => format!("lane:{env}:{}", lane.as_str()),
-        }
-    }
-
-    /// Whether runs of this share count against it.
-    pub fn covers(&self, share: &Share) -> bool {
-        match self {
-            Capped::All => true,
-            Capped::Env(env) => share.basin.env() == env,
-            Capped::Queue { env, queue } => share.basin.env() == env && share.lane.queue() == queue,
-            Capped::Key { env, lane } => share.basin.env() == env && share.lane == *lane,
-        }
-    }
-}
+    " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 
 impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;
     /// in order, at most `limit`.
     pub async fn ready_basins(&self, pull: Option<&str>, after: &str, limit: i64) -> Result<Vec<Basin>, StoreError> {
-        let (first, last) = match pull {
-            // Every env is below `{`, and every pull basin above it.
-            None => (after.to_owned(), "{".to_owned()),
-            Some(task) => {
-                let prefix = Basin::pull(task, "");
-                let first = if after.is_empty() { prefix.as_str() } else { after };
-                (first.to_owned(), Basin::pull(task, "{").as_str().to_owned())
+        let mut found: Vec<String> = Vec::new();
+        for (first, last) in Basin::ranges(pull) {
+            let left = limit - i64::try_from(found.len()).unwrap_or(limit);
+            let first = first.as_str().max(after);
+            if left <= 0 || first >= last.as_str() {
+                continue;
             }
-        };
-        let found: Vec<String> = on_pool!(self, |pool| {
-            sqlx::query_scalar(BASINS).bind(first).bind(last).bind(limit).fetch_all(pool).await?
-        });
-        let basins = found.into_iter().map(Basin::from_text);
-        Ok(basins.collect())
+            let part: Vec<String> = on_pool!(self, |pool| {
+                sqlx::query_scalar(BASINS).bind(first).bind(last.as_str()).bind(left).fetch_all(pool).await?
+            });
+            found.extend(part);
+        }
+        Ok(found.into_iter().map(Basin::from_text).collect())
     }
 
     /// A basin's lanes with ready runs after `after`, in order, at most `limit`.
@@ -215,8 +168,7 @@ impl Store {
         Ok(found.into_iter().map(head).collect())
     }
 
-    /// Takes the first runs of some lanes, never more than the caps leave. Counts are exact over all nodes:
-    /// whoever takes runs under a cap holds that cap's row until the commit (invariant 8).
+    /// The same, for who does not ask which lanes are empty now.
     pub async fn claim_ready(
         &self,
         shares: &[Share],
@@ -224,40 +176,59 @@ impl Store {
         taker: Taker<'_>,
         now: Timestamp,
     ) -> Result<Vec<Leased>, StoreError> {
-        if shares.iter().all(|share| share.runs <= 0) {
-            return Ok(Vec::new());
+        Ok(self.claim(shares, caps, taker, now).await?.leased)
+    }
+
+    /// Takes the first runs of some lanes, never more than the caps leave; those of a lane come by rank. Counts
+    /// are exact over all nodes: whoever takes runs under a cap holds that cap's row until the commit
+    /// (invariant 8).
+    pub async fn claim(
+        &self,
+        shares: &[Share],
+        caps: &[Cap],
+        taker: Taker<'_>,
+        now: Timestamp,
+    ) -> Result<Claimed, StoreError> {
+        let mut taking = Taking::new(shares, caps, vec![0; caps.len()]);
+        let asked = taking.ask();
+        if asked.is_empty() {
+            return Ok(Claimed::default());
         }
-        let leased = match &self.inner.pools {
+        let holder = self.holder(taker);
+        let claimed = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                claim_at_once_sqlite(&mut *writer.acquire().await?, shares, self.holder(taker), now).await?
+                let leased = claim_at_once_sqlite(&mut *writer.acquire().await?, &asked, holder, now).await?;
+                taking.took(&asked, leased);
+                taking.done()
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                let shares = within(shares, caps, &count_sqlite(&mut tx, caps).await?);
-                let leased = claim_sqlite(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_sqlite(&mut tx, &leased, taker).await?;
+                let taking = Taking::new(shares, caps, count_sqlite(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_sqlite, holder, now);
+                dress_sqlite(&mut tx, &claimed.leased, taker).await?;
                 reached(Failpoint::ClaimOpen);
                 tx.commit().await?;
-                leased
+                claimed
             }
             Pools::Postgres { hot, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let holder = self.holder(taker);
-                hot.on(Hot::Claim, async |connection| claim_postgres(connection, shares, holder, now).await).await?
+                let take = async |connection: &mut PgConnection| claim_postgres(connection, &asked, holder, now).await;
+                taking.took(&asked, hot.on(Hot::Claim, take).await?);
+                taking.done()
             }
             Pools::Postgres { pool, .. } => {
-                let mut tx = pool.begin().await?;
-                let shares = within(shares, caps, &count_postgres(&mut tx, caps).await?);
-                let leased = claim_postgres(&mut tx, &shares, self.holder(taker), now).await?;
-                dress_postgres(&mut tx, &leased, taker).await?;
+                let mut tx = begin_under(pool, caps).await?;
+                let taking = Taking::new(shares, caps, count_postgres(&mut tx, caps).await?);
+                let claimed = claim_under!(tx, taking, claim_postgres, holder, now);
+                dress_postgres(&mut tx, &claimed.leased, taker).await?;
                 reached(Failpoint::ClaimOpen);
                 tx.commit().await?;
-                leased
+                claimed
             }
         };
-        if !leased.is_empty() {
+        if !claimed.leased.is_empty() {
             reached(Failpoint::ClaimStored);
         }
-        Ok(leased)
+        Ok(claimed)
     }
 
     fn holder<'a>(&'a self, taker: Taker<'a>) -> &'a str {
@@ -286,66 +257,6 @@ impl Store {
     }
 }
 
-/// Cuts the shares down to what the caps leave; the first shares come first.
-fn within(shares: &[Share], caps: &[Cap], under_way: &[i64]) -> Vec<Share> {
-    let mut left: Vec<i64> = caps.iter().zip(under_way).map(|(cap, count)| (cap.max - count).max(0)).collect();
-    let mut cut = Vec::with_capacity(shares.len());
-    for share in shares {
-        let covering: Vec<usize> = (0..caps.len()).filter(|index| caps[*index].of.covers(share)).collect();
-        let most = covering.iter().map(|index| left[*index]).min().unwrap_or(i64::MAX);
-        let runs = share.runs.min(most);
-        for index in covering {
-            left[index] -= runs;
-        }
-        if runs > 0 {
-            cut.push(Share { runs, ..share.clone() });
-        }
-    }
-    cut
-}
-
-macro_rules! count_each {
-    ($tx:ident, $caps:ident) => {{
-        let mut counts = Vec::with_capacity($caps.len());
-        for cap in $caps {
-            let count: i64 = match &cap.of {
-                Capped::All => sqlx::query_scalar(COUNT_ALL).fetch_one(&mut *$tx).await?,
-                Capped::Env(env) => sqlx::query_scalar(COUNT_ENV).bind(env).fetch_one(&mut *$tx).await?,
-                Capped::Queue { env, queue } => {
-                    let (first, last) = Lane::range_of(queue);
-                    sqlx::query_scalar(COUNT_LANES).bind(env).bind(first).bind(last).fetch_one(&mut *$tx).await?
-                }
-                Capped::Key { env, lane } => {
-                    sqlx::query_scalar(COUNT_LANE).bind(env).bind(lane.as_str()).fetch_one(&mut *$tx).await?
-                }
-            };
-            counts.push(count);
-        }
-        Ok(counts)
-    }};
-}
-
-async fn count_sqlite(tx: &mut SqliteConnection, caps: &[Cap]) -> Result<Vec<i64>, StoreError> {
-    count_each!(tx, caps)
-}
-
-async fn count_postgres(tx: &mut PgConnection, caps: &[Cap]) -> Result<Vec<i64>, StoreError> {
-    if caps.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut rows: Vec<String> = caps.iter().map(|cap| cap.of.row()).collect();
-    rows.sort_unstable();
-    rows.dedup();
-    let locked: Vec<String> = sqlx::query_scalar(LOCK_CAPS).bind(&rows).fetch_all(&mut *tx).await?;
-    if locked.len() < rows.len() {
-        for row in rows.iter().filter(|row| !locked.contains(row)) {
-            sqlx::query(ADD_CAP).bind(row).execute(&mut *tx).await?;
-        }
-        sqlx::query(LOCK_CAPS).bind(&rows).execute(&mut *tx).await?;
-    }
-    count_each!(tx, caps)
-}
-
 /// The common case in two trips to the connection's thread: one takes, one removes and commits. Left in the
 /// middle, the connection is rolled back when it is released.
 async fn claim_at_once_sqlite(
@@ -372,7 +283,7 @@ async fn claim_at_once_sqlite(
         remove.push("); ");
     }
     remove.push("COMMIT").build().execute(&mut *connection).await?;
-    Ok(raw.into_iter().map(Leased::from).collect())
+    Ok(by_rank(raw))
 }
 
 async fn claim_sqlite(
@@ -400,9 +311,9 @@ async fn claim_sqlite(
             delete.push(")");
             delete.build().execute(&mut *tx).await?;
         }
-        leased.extend(raw.into_iter().map(Leased::from));
+        leased.extend(raw);
     }
-    Ok(leased)
+    Ok(by_rank(leased))
 }
 
 async fn claim_postgres(
@@ -419,7 +330,13 @@ async fn claim_postgres(
         .bind(holder)
         .fetch_all(connection)
         .await?;
-    Ok(raw.into_iter().map(Leased::from).collect())
+    Ok(by_rank(raw))
+}
+
+/// Neither database promises an order of what a claim returns.
+fn by_rank(mut raw: Vec<RawLeased>) -> Vec<Leased> {
+    raw.sort_unstable_by(|a, b| (a.rank, &a.run_id).cmp(&(b.rank, &b.run_id)));
+    raw.into_iter().map(Leased::from).collect()
 }
 
 const DRESS: &str = "-- dress_lease
@@ -443,28 +360,4 @@ async fn dress_sqlite(tx: &mut SqliteConnection, leased: &[Leased], taker: Taker
 
 async fn dress_postgres(tx: &mut PgConnection, leased: &[Leased], taker: Taker<'_>) -> Result<(), StoreError> {
     dress_each!(tx, leased, taker)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn share(env: &str, queue: &str, runs: i64) -> Share {
-        Share { basin: Basin::own(env), lane: Lane::new(queue, ""), runs }
-    }
-
-    #[test]
-    fn shares_are_cut_to_what_every_cap_over_them_leaves() {
-        let caps = [
-            Cap { of: Capped::All, max: 10 },
-            Cap { of: Capped::Env("a/x".to_owned()), max: 4 },
-            Cap { of: Capped::Queue { env: "a/x".to_owned(), queue: "mail".to_owned() }, max: 1 },
-        ];
-        let shares = [share("a/x", "mail", 5), share("a/x", "other", 5), share("b/y", "mail", 50)];
-        let cut: Vec<i64> = within(&shares, &caps, &[0, 0, 0]).iter().map(|share| share.runs).collect();
-        assert_eq!(cut, [1, 3, 6]);
-        let cut: Vec<i64> = within(&shares, &caps, &[9, 4, 0]).iter().map(|share| share.runs).collect();
-        assert_eq!(cut, [1], "only env b may have the last one");
-        assert!(within(&shares, &caps, &[12, 4, 1]).is_empty());
-    }
 }

@@ -7,7 +7,8 @@ use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
 use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +94,7 @@ fn next(ending: Ending, attempts: i64, max_attempts: i64, cancel_requested: bool
         }
         Ending::Declined => again(0, (attempts - 1).max(0)),
         Ending::Retry(_) | Ending::Lost if attempts >= max_attempts => (RunEvent::GaveUp, Next::End(RunState::Failed)),
-        Ending::Retry(due) => again(due.millis(), attempts),
+        Ending::Retry(due) => again(due.millis().max(0), attempts),
         Ending::Lost => again(0, attempts),
     }
 }
@@ -132,7 +133,7 @@ ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.e
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
     started_at = e.started_at, finished_at = $5
 FROM ended e WHERE id = e.run_id AND state = 'open'
-RETURNING id, e.env, e.basin, e.lane";
+RETURNING id, e.epoch, e.env, e.basin, e.lane";
 
 const RECORDS_POSTGRES: &str = "-- end_records
 UPDATE run_records SET state = v.state, code = v.code, reason = v.reason, output = v.output, epoch = v.epoch,
@@ -142,48 +143,93 @@ FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGI
 WHERE run_records.id = v.id AND run_records.state = 'open'";
 
 impl Store {
-    /// Ends attempts. Verdicts on a lease that has moved on change nothing and say so (invariants 4 and 10).
+    /// Ends attempts; the answers come in the order of the verdicts. Verdicts on a lease that has moved on, and
+    /// all but the first on one, change nothing and say so (invariants 4 and 10).
     pub async fn settle_runs(&self, verdicts: &[RunVerdict], now: Timestamp) -> Result<Vec<Finished>, StoreError> {
         let mut finished = Vec::with_capacity(verdicts.len());
         for chunk in verdicts.chunks(CHUNK) {
-            let plain = |verdict: &RunVerdict| {
+            let heard = first_on_each(chunk);
+            let plain = |verdict: &Cow<'_, RunVerdict>| {
                 verdict.ending == Ending::Succeeded && verdict.code.is_none() && verdict.reason.is_none()
             };
-            let part = match &self.inner.pools {
-                Pools::Postgres { hot, .. } if chunk.iter().all(plain) => {
-                    hot.on(Hot::Finish, async |connection| succeed_postgres(connection, chunk, now).await).await?
+            let mut done = match &self.inner.pools {
+                Pools::Postgres { hot, .. } if heard.iter().all(plain) => {
+                    hot.on(Hot::Finish, async |connection| succeed_postgres(connection, &heard, now).await).await?
                 }
                 Pools::Postgres { pool, .. } => {
                     let mut tx = pool.begin().await?;
-                    let part = settle_postgres(&mut tx, chunk, now).await?;
+                    let done = settle_postgres(&mut tx, &heard, now).await?;
                     reached(Failpoint::FinishOpen);
                     tx.commit().await?;
-                    part
+                    done
                 }
-                Pools::Sqlite { writer, .. } if chunk.iter().all(plain) => {
-                    succeed_sqlite(&mut *writer.acquire().await?, chunk, now).await?
+                Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
+                    succeed_sqlite(&mut *writer.acquire().await?, &heard, now).await?
                 }
                 Pools::Sqlite { writer, .. } => {
                     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
-                    let part = settle_sqlite(&mut tx, chunk, now).await?;
+                    let done = settle_sqlite(&mut tx, &heard, now).await?;
                     reached(Failpoint::FinishOpen);
                     tx.commit().await?;
-                    part
+                    done
                 }
             };
             reached(Failpoint::FinishStored);
-            finished.extend(part);
+            finished
+                .extend(chunk.iter().map(|verdict| done.remove(&key_of(verdict)).unwrap_or_else(|| moved_on(verdict))));
         }
         Ok(finished)
     }
 }
 
+/// What was done, by run and epoch; whatever is not in it was not this carrier's.
+type Done = HashMap<(String, i64), Finished>;
+
+fn key_of(verdict: &RunVerdict) -> (String, i64) {
+    (verdict.run.to_string(), verdict.epoch.number())
+}
+
+/// The first verdict on each attempt, in the one order in which all callers take leases, without what
+/// PostgreSQL's text cannot hold: what a carrier has to say must not keep its run from ending.
+fn first_on_each(verdicts: &[RunVerdict]) -> Vec<Cow<'_, RunVerdict>> {
+    let mut seen = HashSet::with_capacity(verdicts.len());
+    let mut heard: Vec<_> = verdicts
+        .iter()
+        .filter(|verdict| seen.insert((verdict.run.as_str(), verdict.epoch)))
+        .map(RunVerdict::without_nul)
+        .collect();
+    heard.sort_unstable_by(|a, b| (&a.run, a.epoch).cmp(&(&b.run, b.epoch)));
+    heard
+}
+
+impl RunVerdict {
+    fn without_nul(&self) -> Cow<'_, RunVerdict> {
+        let has_nul = |text: &Option<String>| text.as_ref().is_some_and(|text| text.contains('\0'));
+        if ![&self.code, &self.reason, &self.output].into_iter().any(has_nul) {
+            return Cow::Borrowed(self);
+        }
+        let clean = |text: &Option<String>| text.as_ref().map(|text| text.replace('\0', "\u{fffd}"));
+        let (code, reason, output) = (clean(&self.code), clean(&self.reason), clean(&self.output));
+        Cow::Owned(RunVerdict { code, reason, output, ..self.clone() })
+    }
+}
+
+fn finished(run: &str, env: &str, basin: &str, lane: &str, state: RunState) -> Finished {
+    Finished {
+        run: RunId::from_text(run),
+        env: env.to_owned(),
+        state: Some(state),
+        basin: Basin::from_text(basin),
+        lane: Lane::from_text(lane),
+    }
+}
+
 async fn succeed_postgres(
     connection: &mut PgConnection,
-    verdicts: &[RunVerdict],
+    verdicts: &[Cow<'_, RunVerdict>],
     now: Timestamp,
-) -> Result<Vec<Finished>, StoreError> {
-    let done: Vec<(String, String, String, String)> = sqlx::query_as(SUCCEED_POSTGRES)
+) -> Result<Done, StoreError> {
+    let done: Vec<(String, i64, String, String, String)> = sqlx::query_as(SUCCEED_POSTGRES)
         .bind(verdicts.iter().map(|verdict| verdict.run.as_str()).collect::<Vec<_>>())
         .bind(verdicts.iter().map(|verdict| verdict.epoch.number()).collect::<Vec<_>>())
         .bind(verdicts.iter().map(|verdict| verdict.output.as_deref()).collect::<Vec<_>>())
@@ -191,54 +237,42 @@ async fn succeed_postgres(
         .bind(now.millis())
         .fetch_all(connection)
         .await?;
-    let mut by_run: HashMap<String, (String, String, String)> =
-        done.into_iter().map(|(run, env, basin, lane)| (run, (env, basin, lane))).collect();
-    let finished = verdicts.iter().map(|verdict| match by_run.remove(verdict.run.as_str()) {
-        Some((env, basin, lane)) => Finished {
-            run: verdict.run.clone(),
-            env,
-            state: Some(RunState::Succeeded),
-            basin: Basin::from_text(basin),
-            lane: Lane::from_text(lane),
-        },
-        None => moved_on(verdict),
+    let succeeded = done.into_iter().map(|(run, epoch, env, basin, lane)| {
+        let one = finished(&run, &env, &basin, &lane, RunState::Succeeded);
+        ((run, epoch), one)
     });
-    Ok(finished.collect())
+    Ok(succeeded.collect())
 }
 
-/// In two trips to the connection's thread: one ends the leases, one writes the records and commits.
+/// In two trips to the connection's thread: one ends the leases, one writes the records and commits. Left in the
+/// middle, the connection is rolled back when it is released.
 async fn succeed_sqlite(
     connection: &mut SqliteConnection,
-    verdicts: &[RunVerdict],
+    verdicts: &[Cow<'_, RunVerdict>],
     now: Timestamp,
-) -> Result<Vec<Finished>, StoreError> {
+) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
     end_leases_sqlite(&mut delete, verdicts);
     let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *connection).await?;
-    let by_run: HashMap<&str, &Lease> = leases.iter().map(|lease| (lease.run_id.as_str(), lease)).collect();
-    let ended = |verdict| {
-        let verdict: &RunVerdict = verdict;
-        let lease = by_run.get(verdict.run.as_str()).copied()?;
+    let by_run: HashMap<&str, &RunVerdict> =
+        verdicts.iter().map(|verdict| (verdict.run.as_str(), &**verdict)).collect();
+    let end = |lease| {
+        let lease: &Lease = lease;
+        let verdict = by_run.get(lease.run_id.as_str()).copied()?;
         Some(End { lease, verdict, state: RunState::Succeeded })
     };
-    let ends: Vec<End<'_>> = verdicts.iter().filter_map(ended).collect();
+    let ends: Vec<End<'_>> = leases.iter().filter_map(end).collect();
     let mut update = QueryBuilder::<Sqlite>::new("");
     if !ends.is_empty() {
         end_records_sqlite(&mut update, &ends, now);
         update.push("; ");
     }
     update.push("COMMIT").build().execute(&mut *connection).await?;
-    let finished = verdicts.iter().map(|verdict| match by_run.get(verdict.run.as_str()) {
-        Some(lease) => Finished {
-            run: verdict.run.clone(),
-            env: lease.env.clone(),
-            state: Some(RunState::Succeeded),
-            basin: Basin::from_text(&lease.basin),
-            lane: Lane::from_text(&lease.lane),
-        },
-        None => moved_on(verdict),
+    let done = leases.iter().map(|lease| {
+        let one = finished(&lease.run_id, &lease.env, &lease.basin, &lease.lane, RunState::Succeeded);
+        ((lease.run_id.clone(), lease.epoch), one)
     });
-    Ok(finished.collect())
+    Ok(done.collect())
 }
 
 fn moved_on(verdict: &RunVerdict) -> Finished {
@@ -249,13 +283,11 @@ fn moved_on(verdict: &RunVerdict) -> Finished {
 /// Everything that follows from the leases that were ours, on one database.
 macro_rules! apply {
     ($tx:ident, $Db:ty, $leases:ident, $verdicts:ident, $now:ident, $end_records:path) => {{
-        let by_run: HashMap<&str, &Lease> = $leases.iter().map(|lease| (lease.run_id.as_str(), lease)).collect();
-        let (mut ends, mut again, mut history, mut finished) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for verdict in $verdicts {
-            let Some(lease) = by_run.get(verdict.run.as_str()).copied() else {
-                finished.push(moved_on(verdict));
-                continue;
-            };
+        let leases: HashMap<(&str, i64), &Lease> =
+            $leases.iter().map(|lease| ((lease.run_id.as_str(), lease.epoch), lease)).collect();
+        let (mut ends, mut again, mut history, mut done) = (Vec::new(), Vec::new(), Vec::new(), Done::new());
+        for verdict in $verdicts.iter().map(|verdict| &**verdict) {
+            let Some(lease) = leases.get(&(verdict.run.as_str(), verdict.epoch.number())).copied() else { continue };
             let (event, next) = next(verdict.ending, lease.attempts, lease.max_attempts, lease.cancel_requested != 0);
             let state = RunState::Running.after(event).unwrap_or(RunState::Failed);
             match next {
@@ -265,13 +297,7 @@ macro_rules! apply {
                 }
                 Next::End(state) => ends.push(End { lease, verdict, state }),
             }
-            finished.push(Finished {
-                run: verdict.run.clone(),
-                env: lease.env.clone(),
-                state: Some(state),
-                basin: Basin::from_text(&lease.basin),
-                lane: Lane::from_text(&lease.lane),
-            });
+            done.insert(key_of(verdict), finished(&lease.run_id, &lease.env, &lease.basin, &lease.lane, state));
         }
         if !ends.is_empty() {
             $end_records(&mut *$tx, &ends, $now).await?;
@@ -320,15 +346,15 @@ macro_rules! apply {
             });
             insert.build().execute(&mut *$tx).await?;
         }
-        Ok(finished)
+        Ok(done)
     }};
 }
 
 async fn settle_postgres(
     tx: &mut PgConnection,
-    verdicts: &[RunVerdict],
+    verdicts: &[Cow<'_, RunVerdict>],
     now: Timestamp,
-) -> Result<Vec<Finished>, StoreError> {
+) -> Result<Done, StoreError> {
     let leases: Vec<Lease> = sqlx::query_as(LEASES_POSTGRES)
         .bind(verdicts.iter().map(|verdict| verdict.run.as_str()).collect::<Vec<_>>())
         .bind(verdicts.iter().map(|verdict| verdict.epoch.number()).collect::<Vec<_>>())
@@ -339,22 +365,26 @@ async fn settle_postgres(
 
 async fn settle_sqlite(
     tx: &mut SqliteConnection,
-    verdicts: &[RunVerdict],
+    verdicts: &[Cow<'_, RunVerdict>],
     now: Timestamp,
-) -> Result<Vec<Finished>, StoreError> {
+) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("");
     end_leases_sqlite(&mut delete, verdicts);
     let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *tx).await?;
     apply!(tx, Sqlite, leases, verdicts, now, write_ends_sqlite)
 }
 
-fn end_leases_sqlite(delete: &mut QueryBuilder<Sqlite>, verdicts: &[RunVerdict]) {
-    delete.push("DELETE FROM leases WHERE (run_id, epoch) IN (VALUES ");
-    let mut pairs = delete.separated(", ");
+/// The ids alone are looked up in the table's own order; by pairs it would be walked from end to end.
+fn end_leases_sqlite(delete: &mut QueryBuilder<Sqlite>, verdicts: &[Cow<'_, RunVerdict>]) {
+    delete.push("DELETE FROM leases WHERE run_id IN (");
+    let mut ids = delete.separated(", ");
     for verdict in verdicts {
-        pairs.push("(").push_bind_unseparated(verdict.run.as_str());
-        pairs.push_unseparated(", ").push_bind_unseparated(verdict.epoch.number()).push_unseparated(")");
+        ids.push_bind(verdict.run.as_str());
     }
+    delete.push(") AND (run_id, epoch) IN (");
+    delete.push_values(verdicts, |mut pair, verdict| {
+        pair.push_bind(verdict.run.as_str()).push_bind(verdict.epoch.number());
+    });
     delete.push(
         ") RETURNING run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
             max_duration_ms, holder, leased_at, cancel_requested",
@@ -429,6 +459,7 @@ mod tests {
             (Ending::TimedOut, 1, true, Next::End(RunState::TimedOut)),
             (Ending::Cancelled, 1, true, Next::End(RunState::Cancelled)),
             (Ending::Retry(due), 1, false, again(9, 1)),
+            (Ending::Retry(Timestamp::from_millis(-9)), 1, false, again(0, 1)),
             (Ending::Retry(due), 3, false, Next::End(RunState::Failed)),
             (Ending::Retry(due), 1, true, Next::End(RunState::Cancelled)),
             (Ending::Lost, 2, false, again(0, 2)),

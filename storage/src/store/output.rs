@@ -1,7 +1,7 @@
 //! What attempts wrote: append-only chunks, numbered without a gap per attempt and stream, readable from any
 //! node, and durable once acknowledged (invariant 37).
 
-use super::{Store, in_tx, on_pool};
+use super::{CHUNK, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{Epoch, RunId, Timestamp};
 use sqlx::QueryBuilder;
@@ -64,12 +64,13 @@ impl Store {
         if chunks.is_empty() {
             return Ok(());
         }
+        let filled: Vec<&NewChunk> = chunks.iter().filter(|chunk| !chunk.data.is_empty()).collect();
+        let ended: Vec<(&NewChunk, i64)> = chunks.iter().filter_map(|chunk| Some((chunk, chunk.dropped?))).collect();
         in_tx!(self, |tx| {
-            let filled: Vec<&NewChunk> = chunks.iter().filter(|chunk| !chunk.data.is_empty()).collect();
-            if !filled.is_empty() {
+            for part in filled.chunks(CHUNK) {
                 let mut insert =
                     QueryBuilder::<Db>::new("INSERT INTO output_chunks (run_id, epoch, stream, seq, at, bytes, data) ");
-                insert.push_values(filled, |mut row, chunk| {
+                insert.push_values(part, |mut row, chunk| {
                     row.push_bind(chunk.run.as_str())
                         .push_bind(chunk.epoch.number())
                         .push_bind(chunk.stream)
@@ -81,17 +82,15 @@ impl Store {
                 insert.push(" ON CONFLICT (run_id, epoch, stream, seq) DO NOTHING");
                 insert.build().execute(&mut *tx).await?;
             }
-            let ended: Vec<(&NewChunk, i64)> =
-                chunks.iter().filter_map(|chunk| Some((chunk, chunk.dropped?))).collect();
-            if !ended.is_empty() {
+            for part in ended.chunks(CHUNK) {
                 let mut insert =
                     QueryBuilder::<Db>::new("INSERT INTO output_ends (run_id, epoch, stream, bytes, dropped) ");
-                insert.push_values(ended, |mut row, (chunk, dropped)| {
+                insert.push_values(part, |mut row, (chunk, dropped)| {
                     row.push_bind(chunk.run.as_str())
                         .push_bind(chunk.epoch.number())
                         .push_bind(chunk.stream)
                         .push_bind(chunk.bytes)
-                        .push_bind(dropped);
+                        .push_bind(*dropped);
                 });
                 insert.push(" ON CONFLICT (run_id, epoch, stream) DO NOTHING");
                 insert.build().execute(&mut *tx).await?;

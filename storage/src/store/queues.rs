@@ -36,10 +36,11 @@ INSERT INTO queues (env, name, paused_at) VALUES ($1, $2, $3)
 ON CONFLICT (env, name) DO UPDATE SET paused_at = CASE WHEN excluded.paused_at IS NULL THEN NULL
     ELSE COALESCE(queues.paused_at, excluded.paused_at) END";
 
-/// Counting stops at the bound, so that a full env costs no more than an empty one.
+/// Counting stops at the bound, so that a full env costs no more than an empty one; what is parked is in no
+/// index by env and does not count.
 const WAITING: &str = "-- waiting_of_env
-SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q)
-    + (SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 LIMIT $2) AS b)";
+SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS waiting)
+    + (SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 AND parked IS NULL LIMIT $2) AS held)";
 
 const READY_OF_ENV: &str = "-- ready_of_env
 SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q";
@@ -95,7 +96,7 @@ impl Store {
         Ok(on_pool!(self, |pool| sqlx::query_scalar(READY_OF_ENV).bind(env).bind(bound).fetch_one(pool).await?))
     }
 
-    /// How many runs of an env wait, counted up to about `bound`.
+    /// How many runs of an env wait, but for parked ones; counted up to about `bound`.
     pub async fn waiting_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
         Ok(on_pool!(self, |pool| sqlx::query_scalar(WAITING).bind(env).bind(bound).fetch_one(pool).await?))
     }

@@ -187,6 +187,11 @@ const PAST_ATTEMPTS: &str = "-- past_attempts
 SELECT epoch, state, code, reason, holder, leased_at, settled_at FROM attempts
 WHERE run_id = $1 AND batch_id IS NULL ORDER BY epoch";
 
+/// Around the tag that is looked for. PostgreSQL reads no JSON with an escaped NUL in it.
+const TAG_SQLITE: (&str, &str) = (" AND EXISTS (SELECT 1 FROM json_each(r.tags) AS tag WHERE tag.value = ", ")");
+const TAG_POSTGRES: (&str, &str) =
+    (" AND CASE WHEN strpos(r.tags, '\\u0000') > 0 THEN false ELSE jsonb_exists(CAST(r.tags AS JSONB), ", ") END");
+
 /// The table that a list walks, so that it never walks over runs in other states, and the joins of the others.
 fn walked(state: Option<RunState>) -> (&'static str, &'static str, &'static str) {
     match state {
@@ -262,10 +267,9 @@ impl Store {
                 select.push(" AND r.queue = ").push_bind(queue.as_str());
             }
             if let Some(tag) = &filter.tag {
-                // Tags are stored as JSON texts: looked for with their quotes, and no wildcard in them counts.
-                let quoted = serde_json::Value::from(tag.as_str()).to_string();
-                let pattern = quoted.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-                select.push(" AND r.tags LIKE ").push_bind(format!("%{pattern}%")).push(" ESCAPE '\\'");
+                // Read as JSON, for a tag may hold quotes, commas and whatever a pattern would take for a wildcard.
+                let (before, after) = if self.is_sqlite() { TAG_SQLITE } else { TAG_POSTGRES };
+                select.push(before).push_bind(tag.as_str()).push(after);
             }
             if let Some(time) = filter.accepted_after {
                 select.push(" AND r.accepted_at >= ").push_bind(time.millis());

@@ -1,5 +1,6 @@
 //! Changes to runs that wait, and ends that need no attempt: cancelled, expired, due, rescheduled.
 
+use super::accept::rank;
 use super::{CHUNK, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{RunId, RunState, Timestamp};
@@ -43,10 +44,10 @@ pub enum Patched {
     NotFound,
 }
 
-const FROM_READY: &str = "-- unready
-DELETE FROM ready WHERE run_id = $1 AND env = $2";
 const FROM_BUFFER: &str = "-- unbuffer
-DELETE FROM buffer WHERE run_id = $1 AND env = $2";
+DELETE FROM buffer WHERE run_id = $1 AND env = $2 RETURNING run_id, env, CAST(0 AS BIGINT) AS epoch, CAST(0 AS BIGINT) AS attempts";
+const FROM_READY: &str = "-- unready
+DELETE FROM ready WHERE run_id = $1 AND env = $2 RETURNING run_id, env, epoch, attempts";
 const ASK: &str = "-- ask_to_cancel
 UPDATE leases SET cancel_requested = 1 WHERE run_id = $1 AND env = $2 RETURNING holder";
 const STATE: &str = "-- record_state
@@ -55,57 +56,90 @@ SELECT state FROM run_records WHERE id = $1 AND env = $2";
 const ASKED: &str = "-- cancels_asked
 SELECT run_id FROM leases WHERE holder = $1 AND cancel_requested = 1";
 
+/// Whoever else looks at the same time takes others; a run comes due once.
 const DUE: &str = "-- come_due
-UPDATE ready SET due_at = 0, since = due_at WHERE run_id IN
-    (SELECT run_id FROM ready WHERE due_at > 0 AND due_at <= $1 ORDER BY due_at LIMIT $2)
+WITH picked AS MATERIALIZED (SELECT run_id FROM ready WHERE due_at > 0 AND due_at <= $1
+    ORDER BY due_at LIMIT $2{skip_locked})
+UPDATE ready SET due_at = 0, since = CASE WHEN due_at > since THEN due_at ELSE since END
+WHERE run_id {picked}
 RETURNING basin, lane";
 
 const NEXT_DUE: &str = "-- next_due
-SELECT MIN(due_at) FROM ready WHERE due_at > 0";
+SELECT due_at FROM ready WHERE due_at > 0 ORDER BY due_at LIMIT 1";
 
-const EXPIRED_READY: &str = "-- expired_ready
-DELETE FROM ready WHERE run_id IN
-    (SELECT run_id FROM ready WHERE expires_at <= $1 AND due_at = 0 ORDER BY expires_at LIMIT $2) RETURNING run_id, env";
 const EXPIRED_BUFFER: &str = "-- expired_buffer
-DELETE FROM buffer WHERE run_id IN
-    (SELECT run_id FROM buffer WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2) RETURNING run_id, env";
+WITH picked AS MATERIALIZED (SELECT run_id FROM buffer WHERE expires_at <= $1
+    ORDER BY expires_at LIMIT $2{skip_locked})
+DELETE FROM buffer WHERE run_id {picked}
+RETURNING run_id, env, CAST(0 AS BIGINT) AS epoch, CAST(0 AS BIGINT) AS attempts";
+const EXPIRED_READY: &str = "-- expired_ready
+WITH picked AS MATERIALIZED (SELECT run_id FROM ready WHERE expires_at <= $1 AND due_at = 0
+    ORDER BY expires_at LIMIT $2{skip_locked})
+DELETE FROM ready WHERE run_id {picked}
+RETURNING run_id, env, epoch, attempts";
 
 const VERSION: &str = "-- record_version
-SELECT version FROM run_records WHERE id = $1 AND env = $2";
+SELECT version, accepted_at FROM run_records WHERE id = $1 AND env = $2";
 const PATCH: &str = "-- patch_record
 UPDATE run_records SET tags = COALESCE($3, tags), metadata = COALESCE($4, metadata), priority = COALESCE($5, priority),
     not_before = COALESCE($6, not_before), version = version + 1
-WHERE id = $1 AND version = $2";
-const MOVE_READY: &str = "-- reschedule_ready
-UPDATE ready SET due_at = $2 WHERE run_id = $1 AND due_at > 0 AND attempts = 0";
+WHERE id = $1 AND version = COALESCE($2, version)
+RETURNING version";
 const MOVE_BUFFER: &str = "-- reschedule_buffer
 UPDATE buffer SET due_at = $2 WHERE run_id = $1 AND due_at > 0";
-const RERANK_READY: &str = "-- rerank_ready
-UPDATE ready SET rank = (SELECT accepted_at - priority * 1000 FROM run_records WHERE id = $1) WHERE run_id = $1";
+const MOVE_READY: &str = "-- reschedule_ready
+UPDATE ready SET due_at = $2 WHERE run_id = $1 AND due_at > 0 AND attempts = 0";
 const RERANK_BUFFER: &str = "-- rerank_buffer
-UPDATE buffer SET rank = (SELECT accepted_at - priority * 1000 FROM run_records WHERE id = $1) WHERE run_id = $1";
+UPDATE buffer SET rank = $2 WHERE run_id = $1";
+const RERANK_READY: &str = "-- rerank_ready
+UPDATE ready SET rank = $2 WHERE run_id = $1";
+const RERANK_LEASE: &str = "-- rerank_lease
+UPDATE leases SET rank = $2 WHERE run_id = $1";
+
+/// A run that has just left the place where it waited, with what it has used up.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Gone {
+    run_id: String,
+    env: String,
+    epoch: i64,
+    attempts: i64,
+}
+
+/// Why a run ended that waited.
+fn why(state: RunState, attempts: i64) -> &'static str {
+    match (state, attempts) {
+        (RunState::Expired, 0) => "it was not started within its time to live",
+        (RunState::Expired, _) => "it was not tried again within its time to live",
+        (_, 0) => "cancelled before it was started",
+        (_, _) => "cancelled while it waited for its next try",
+    }
+}
 
 /// Ends runs that have just left the table in which they waited.
 macro_rules! end_waiting {
-    ($tx:ident, $Db:ty, $gone:expr, $state:expr, $reason:expr, $now:expr) => {{
-        let gone: &[(String, String)] = $gone;
-        let mut update = QueryBuilder::<$Db>::new("UPDATE run_records SET state = ");
-        update.push_bind($state.word()).push(", code = ").push_bind($state.word());
-        update.push(", reason = ").push_bind($reason).push(", attempts = 0, finished_at = ").push_bind($now.millis());
-        update.push(" WHERE state = 'open' AND id IN (");
-        let mut ids = update.separated(", ");
-        for (run, _) in gone {
-            ids.push_bind(run.as_str());
-        }
-        update.push(")");
+    ($tx:ident, $Db:ty, $gone:expr, $state:expr, $now:expr) => {{
+        let gone: &[Gone] = $gone;
+        let mut update = QueryBuilder::<$Db>::new("WITH gone (run_id, epoch, attempts, reason) AS (");
+        update.push_values(gone, |mut row, run| {
+            row.push_bind(run.run_id.as_str())
+                .push_bind(run.epoch)
+                .push_bind(run.attempts)
+                .push_bind(why($state, run.attempts));
+        });
+        update.push(") UPDATE run_records SET state = ").push_bind($state.word());
+        update.push(", code = ").push_bind($state.word()).push(", finished_at = ").push_bind($now.millis());
+        update.push(
+            ", reason = gone.reason, epoch = gone.epoch, attempts = gone.attempts
+            FROM gone WHERE run_records.id = gone.run_id AND run_records.state = 'open'",
+        );
         let changed = update.build().execute(&mut *$tx).await?.rows_affected();
         if changed != gone.len() as u64 {
-            let id = gone.first().map(|(run, _)| run.clone()).unwrap_or_default();
+            let id = gone.first().map(|run| run.run_id.clone()).unwrap_or_default();
             return Err(StoreError::Moved { entity: "run", id, now: "ended, though it waited".to_owned() });
         }
         let mut insert = QueryBuilder::<$Db>::new("INSERT INTO unsuccessful (run_id, env, state) ");
-        insert.push_values(gone, |mut row, (run, env)| {
-            row.push_bind(run.as_str()).push_bind(env.as_str()).push_bind($state.word());
+        insert.push_values(gone, |mut row, run| {
+            row.push_bind(run.run_id.as_str()).push_bind(run.env.as_str()).push_bind($state.word());
         });
         insert.build().execute(&mut *$tx).await?;
     }};
@@ -129,14 +163,16 @@ impl Store {
         run: &RunId,
         now: Timestamp,
     ) -> Result<Option<Cancelled>, StoreError> {
-        let gone = [(run.as_str().to_owned(), env.to_owned())];
         let cancelled = in_tx!(self, |tx| {
-            let mut waited = false;
-            for sql in [FROM_READY, FROM_BUFFER] {
-                waited |= sqlx::query(sql).bind(run.as_str()).bind(env).execute(&mut *tx).await?.rows_affected() == 1;
+            let mut waited: Option<Gone> = None;
+            // In the order in which a run goes through them, so that one that moves meanwhile is met.
+            for sql in [FROM_BUFFER, FROM_READY] {
+                if waited.is_none() {
+                    waited = sqlx::query_as(sql).bind(run.as_str()).bind(env).fetch_optional(&mut *tx).await?;
+                }
             }
-            if waited {
-                end_waiting!(tx, Db, &gone, RunState::Cancelled, "cancelled before it was started", now);
+            if let Some(gone) = waited {
+                end_waiting!(tx, Db, std::slice::from_ref(&gone), RunState::Cancelled, now);
                 Some(Cancelled::AtOnce)
             } else {
                 let holder: Option<String> =
@@ -165,22 +201,24 @@ impl Store {
 
     /// Makes runs ready whose time has come, at most `limit`; returns the basins and lanes they wait in.
     pub async fn come_due(&self, now: Timestamp, limit: i64) -> Result<Vec<(String, String)>, StoreError> {
-        let due: Option<i64> = on_pool!(self, |pool| sqlx::query_scalar(NEXT_DUE).fetch_one(pool).await?);
+        let due: Option<i64> = on_pool!(self, |pool| sqlx::query_scalar(NEXT_DUE).fetch_optional(pool).await?);
         if due.is_none_or(|due| due > now.millis()) {
             return Ok(Vec::new());
         }
-        Ok(in_tx!(self, |tx| sqlx::query_as(DUE).bind(now.millis()).bind(limit).fetch_all(&mut *tx).await?))
+        Ok(in_tx!(self, |tx| {
+            sqlx::query_as(self.render(DUE)).bind(now.millis()).bind(limit).fetch_all(&mut *tx).await?
+        }))
     }
 
     /// Ends runs that have waited longer than they were to, at most `limit` in each table; returns how many.
     pub async fn expire_runs(&self, now: Timestamp, limit: i64) -> Result<u64, StoreError> {
         let mut expired = 0;
-        for sql in [EXPIRED_READY, EXPIRED_BUFFER] {
+        for sql in [EXPIRED_BUFFER, EXPIRED_READY] {
             let gone = in_tx!(self, |tx| {
-                let gone: Vec<(String, String)> =
-                    sqlx::query_as(sql).bind(now.millis()).bind(limit).fetch_all(&mut *tx).await?;
+                let gone: Vec<Gone> =
+                    sqlx::query_as(self.render(sql)).bind(now.millis()).bind(limit).fetch_all(&mut *tx).await?;
                 for part in gone.chunks(CHUNK) {
-                    end_waiting!(tx, Db, part, RunState::Expired, "it was not started within its time to live", now);
+                    end_waiting!(tx, Db, part, RunState::Expired, now);
                 }
                 gone.len() as u64
             });
@@ -197,42 +235,54 @@ impl Store {
         version: Option<i64>,
         patch: &Patch,
     ) -> Result<Patched, StoreError> {
+        let texts = [patch.tags.as_deref(), patch.metadata.as_deref()];
+        if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            return Err(StoreError::NulInText { entity: "run", id: run.to_string() });
+        }
+        // A time before all times is the earliest that waits for its turn.
+        let due = patch.not_before.map(|time| time.millis().max(1));
         let patched = in_tx!(self, |tx| {
-            let sql = format!("{VERSION}{FOR_UPDATE}");
-            let found: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-                .bind(run.as_str())
-                .bind(env)
-                .fetch_optional(&mut *tx)
-                .await?;
-            let Some(current) = found else { return Ok(Patched::NotFound) };
+            let found: Option<(i64, i64)> =
+                sqlx::query_as(VERSION).bind(run.as_str()).bind(env).fetch_optional(&mut *tx).await?;
+            let Some((current, accepted_at)) = found else { return Ok(Patched::NotFound) };
             if version.is_some_and(|version| version != current) {
                 return Ok(Patched::VersionIs(current));
             }
-            if let Some(time) = patch.not_before {
+            // First the place where it is held and then its record, as whoever ends it: nobody waits in a circle.
+            if let Some(due) = due {
                 let mut moved = 0;
-                for sql in [MOVE_READY, MOVE_BUFFER] {
-                    let done = sqlx::query(sql).bind(run.as_str()).bind(time.millis()).execute(&mut *tx).await?;
-                    moved += done.rows_affected();
+                for sql in [MOVE_BUFFER, MOVE_READY] {
+                    moved += sqlx::query(sql).bind(run.as_str()).bind(due).execute(&mut *tx).await?.rows_affected();
                 }
                 if moved == 0 {
                     return Ok(Patched::NotDelayed);
                 }
             }
-            sqlx::query(PATCH)
+            if let Some(priority) = patch.priority {
+                let place = rank(accepted_at, priority);
+                // Twice where a try that ends puts it back meanwhile.
+                for sql in [RERANK_BUFFER, RERANK_READY, RERANK_LEASE, RERANK_READY] {
+                    let done = sqlx::query(sql).bind(run.as_str()).bind(place).execute(&mut *tx).await?;
+                    if done.rows_affected() > 0 {
+                        break;
+                    }
+                }
+            }
+            let patched: Option<i64> = sqlx::query_scalar(PATCH)
                 .bind(run.as_str())
-                .bind(current)
+                .bind(version)
                 .bind(patch.tags.as_deref())
                 .bind(patch.metadata.as_deref())
                 .bind(patch.priority)
-                .bind(patch.not_before.map(Timestamp::millis))
-                .execute(&mut *tx)
+                .bind(due)
+                .fetch_optional(&mut *tx)
                 .await?;
-            if patch.priority.is_some() {
-                for sql in [RERANK_READY, RERANK_BUFFER] {
-                    sqlx::query(sql).bind(run.as_str()).execute(&mut *tx).await?;
-                }
-            }
-            Patched::Done { version: current + 1 }
+            let Some(version) = patched else {
+                let (current, _): (i64, i64) =
+                    sqlx::query_as(VERSION).bind(run.as_str()).bind(env).fetch_one(&mut *tx).await?;
+                return Ok(Patched::VersionIs(current));
+            };
+            Patched::Done { version }
         });
         Ok(patched)
     }

@@ -66,6 +66,71 @@ const NEVER: &[(&str, &str)] = &[
                 WHERE a.run_id = r.id AND a.verdict IN ('succeeded', 'errored', 'expired', 'refused', 'missing'))
             OR NOT EXISTS (SELECT 1 FROM run_bodies y WHERE y.run_id = r.id)",
     ),
+    (
+        "an open run that was sent in is held in exactly one place, an ended one in none",
+        "SELECT id, state FROM run_records r WHERE (SELECT COUNT(*) FROM buffer b WHERE b.run_id = r.id)
+            + (SELECT COUNT(*) FROM ready q WHERE q.run_id = r.id)
+            + (SELECT COUNT(*) FROM leases l WHERE l.run_id = r.id) <> CASE r.state WHEN 'open' THEN 1 ELSE 0 END",
+    ),
+    (
+        "whatever is held is a run that was sent in, of the same env, task and limits",
+        "SELECT h.run_id FROM (SELECT run_id, env, task, max_attempts, max_duration_ms, expires_at FROM buffer
+            UNION ALL SELECT run_id, env, task, max_attempts, max_duration_ms, expires_at FROM ready
+            UNION ALL SELECT run_id, env, task, max_attempts, max_duration_ms, expires_at FROM leases) AS h
+        WHERE NOT EXISTS (SELECT 1 FROM run_records r WHERE r.id = h.run_id AND r.env = h.env AND r.task = h.task
+            AND r.max_attempts = h.max_attempts AND r.max_duration_ms = h.max_duration_ms
+            AND r.expires_at IS NOT DISTINCT FROM h.expires_at)",
+    ),
+    (
+        "a run's place in its lane is its accept time less its priority in seconds",
+        "SELECT h.run_id, h.rank FROM (SELECT run_id, basin, lane, rank FROM buffer
+            UNION ALL SELECT run_id, basin, lane, rank FROM ready
+            UNION ALL SELECT run_id, basin, lane, rank FROM leases) AS h JOIN run_records r ON r.id = h.run_id
+        WHERE h.lane <> r.queue || '\u{1f}' || r.concurrency_key
+            OR (h.basin <> r.env AND h.basin <> '~pull:' || r.task || '\u{1f}' || r.env)
+            OR CASE WHEN r.priority BETWEEN -1000000000 AND 1000000000
+                THEN h.rank <> r.accepted_at - r.priority * 1000 ELSE false END",
+    ),
+    (
+        "what is ready has tries left, what is leased has used one up, and neither more than it may",
+        "SELECT run_id FROM ready WHERE attempts >= max_attempts OR attempts < 0 OR epoch < attempts OR due_at < 0
+        UNION ALL SELECT run_id FROM leases WHERE attempts < 1 OR attempts > max_attempts OR epoch < attempts",
+    ),
+    (
+        "a run has used up as many tries as its history counts, and the one that is under way",
+        "SELECT h.run_id, h.used FROM (SELECT run_id, attempts AS used, epoch FROM ready
+            UNION ALL SELECT run_id, attempts - 1, epoch - 1 FROM leases) AS h
+        WHERE h.used <> (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.run_id AND a.state <> 'declined')
+            OR h.epoch <> (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.run_id)
+            OR h.epoch <> (SELECT COALESCE(MAX(a.epoch), 0) FROM attempts a WHERE a.run_id = h.run_id)",
+    ),
+    (
+        "a try outside a batch is past, and is a try of a run that was sent in",
+        "SELECT run_id FROM attempts a WHERE batch_id IS NULL AND (a.settled_at IS NULL OR NOT EXISTS
+            (SELECT 1 FROM run_records r WHERE r.id = a.run_id AND (r.epoch IS NULL OR r.epoch >= a.epoch)))",
+    ),
+    (
+        "a run that was sent in says how often it was tried once it has ended",
+        "SELECT id FROM run_records r WHERE (state <> 'open') <> (attempts IS NOT NULL) OR attempts > max_attempts
+            OR attempts < (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id AND a.state <> 'declined')",
+    ),
+    (
+        "the unsuccessful are exactly those that ended otherwise than succeeded",
+        "SELECT id FROM run_records r WHERE state NOT IN ('open', 'succeeded') AND NOT EXISTS
+            (SELECT 1 FROM unsuccessful u WHERE u.run_id = r.id AND u.state = r.state AND u.env = r.env)
+        UNION ALL SELECT run_id FROM unsuccessful u WHERE NOT EXISTS
+            (SELECT 1 FROM run_records r WHERE u.run_id = r.id AND u.state = r.state AND u.env = r.env)",
+    ),
+    (
+        "an idempotency key names a run of its own env that was sent in",
+        "SELECT k.key FROM idempotency k WHERE NOT EXISTS
+            (SELECT 1 FROM run_records r WHERE r.id = k.run_id AND r.env = k.env AND r.idempotency_key = k.key)",
+    ),
+    (
+        "the pieces of a stream are numbered from 0 without a gap (invariant 37)",
+        "SELECT run_id, epoch, stream FROM output_chunks GROUP BY run_id, epoch, stream
+            HAVING MIN(seq) <> 0 OR MAX(seq) <> COUNT(*) - 1",
+    ),
 ];
 
 pub async fn audit(raw: &Raw) {

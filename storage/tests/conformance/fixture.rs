@@ -96,6 +96,13 @@ impl Fixture {
         Fixture { store, raw, url, folder, mint }
     }
 
+    /// A fixture on another database, with what this one mints.
+    pub async fn beside(&self, url: &str) -> Fixture {
+        let store = open(url, self.node_id()).await.expect("the other store opens");
+        let raw = Raw::postgres(url).await;
+        Fixture { store, raw, url: url.to_owned(), folder: self.folder.clone(), mint: self.mint.clone() }
+    }
+
     /// Opens the same database as one more node; only PostgreSQL allows that.
     pub async fn another_node(&self) -> Store {
         open(&self.url, self.node_id()).await.expect("a second node may open it")

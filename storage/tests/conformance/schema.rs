@@ -1,9 +1,11 @@
 //! The schema: the same in both databases, and closed to half-states even for who writes past the store.
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, at};
 use crate::raw::{Raw, Row, TABLES};
+use crate::sent::{ENV, QUEUE, TRIES, keyed};
 use std::collections::BTreeSet;
 use storage::model::{AttemptState, BatchState, JobState, NodeState, RequestState, RunState, Source, StopReason};
+use storage::store::{Ending, NewChunk, NewRecord};
 
 /// Statements that would leave a row in a state that is none. Each must be refused, by either database.
 const HALF_STATES: &[&str] = &[
@@ -61,6 +63,34 @@ const HALF_STATES: &[&str] = &[
     "UPDATE strays SET state = 'lost'",
 ];
 
+/// The same for the tables of runs that were sent in.
+const HALF_STATES_OF_SENT: &[&str] = &[
+    "UPDATE run_records SET state = 'running' WHERE state = 'open'",
+    "UPDATE run_records SET state = 'succeeded' WHERE state = 'open'",
+    "UPDATE run_records SET state = 'open' WHERE state = 'failed'",
+    "UPDATE run_records SET finished_at = 1 WHERE state = 'open'",
+    "UPDATE run_records SET finished_at = NULL WHERE state = 'failed'",
+    "UPDATE run_records SET source = 'cron'",
+    "UPDATE run_records SET max_attempts = 0",
+    "UPDATE run_records SET payload = NULL",
+    "UPDATE unsuccessful SET state = 'succeeded'",
+    "UPDATE unsuccessful SET state = 'open'",
+    "UPDATE buffer SET rank = NULL",
+    "UPDATE ready SET due_at = NULL",
+    "UPDATE ready SET basin = NULL",
+    "UPDATE leases SET attempts = 0",
+    "UPDATE leases SET attempts = max_attempts + 1",
+    "UPDATE leases SET holder = NULL",
+    "UPDATE leases SET token = 'half a pull lease' WHERE token IS NULL",
+    "UPDATE leases SET lease_until = 1 WHERE token IS NULL",
+    "UPDATE leases SET token = NULL WHERE token IS NOT NULL",
+    "UPDATE leases SET lease_until = NULL WHERE token IS NOT NULL",
+    "UPDATE attempts SET settled_at = NULL",
+    "UPDATE attempts SET verdict = 'open'",
+    "UPDATE output_chunks SET stream = 'stdin'",
+    "UPDATE output_ends SET stream = 'stdin'",
+];
+
 /// Statements that would make two of what there is one of.
 const TWICE: &[&str] = &[
     "INSERT INTO runs SELECT 'run_twin', pool, seq, custom_id, pack, state, epoch, attempts, max_attempts, due_round,
@@ -77,31 +107,56 @@ const TWICE: &[&str] = &[
     "INSERT INTO pools (name, env) SELECT name, 'elsewhere' FROM pools",
 ];
 
+/// The same for the tables of runs that were sent in.
+const TWICE_SENT: &[&str] = &[
+    "INSERT INTO run_records SELECT * FROM run_records",
+    "INSERT INTO buffer SELECT * FROM buffer",
+    "INSERT INTO ready SELECT * FROM ready",
+    "INSERT INTO leases SELECT * FROM leases",
+    "INSERT INTO unsuccessful SELECT * FROM unsuccessful",
+    "INSERT INTO attempts SELECT * FROM attempts",
+    "INSERT INTO idempotency SELECT * FROM idempotency",
+    "INSERT INTO caps SELECT * FROM caps",
+    "INSERT INTO output_chunks SELECT * FROM output_chunks",
+    "INSERT INTO output_ends SELECT * FROM output_ends",
+    "INSERT INTO queues SELECT * FROM queues",
+    "INSERT INTO api_keys SELECT * FROM api_keys",
+    "INSERT INTO pull_workers SELECT * FROM pull_workers",
+];
+
 on_both! {
     async fn half_states_cannot_be_written_past_the_store(store: Fixture) {
         filled(&store).await;
-        let before = store.snapshot().await;
-        for statement in HALF_STATES {
-            match store.raw.try_exec(statement).await {
-                Err(sqlx::Error::Database(error)) => {
-                    assert!(error.is_check_violation() || statement.contains("NULL"), "{statement}: {error}");
-                }
-                other => panic!("{statement}: {other:?}"),
-            }
-        }
-        before.assert_same(&store.snapshot().await, "half-states");
+        refuses_half_states(&store, HALF_STATES).await;
+    }
+
+    async fn half_states_of_runs_that_were_sent_in_cannot_be_written_either(store: Fixture) {
+        filled_with_sent(&store).await;
+        refuses_half_states(&store, HALF_STATES_OF_SENT).await;
     }
 
     async fn what_there_is_one_of_cannot_be_written_twice(store: Fixture) {
         filled(&store).await;
-        let before = store.snapshot().await;
-        for statement in TWICE {
-            match store.raw.try_exec(statement).await {
-                Err(sqlx::Error::Database(error)) => assert!(error.is_unique_violation(), "{statement}: {error}"),
-                other => panic!("{statement}: {other:?}"),
+        refuses_twins(&store, TWICE).await;
+    }
+
+    async fn what_there_is_one_of_for_a_run_that_was_sent_in_cannot_be_written_twice(store: Fixture) {
+        filled_with_sent(&store).await;
+        store.raw.exec("INSERT INTO caps VALUES ('all')").await;
+        refuses_twins(&store, TWICE_SENT).await;
+    }
+
+    async fn every_end_and_source_of_a_run_that_was_sent_in_can_be_stored(store: Fixture) {
+        filled_with_sent(&store).await;
+        for state in RunState::ALL.iter().filter(|state| state.is_terminal()) {
+            takes(&store, &format!("UPDATE run_records SET state = '{state}', finished_at = 1")).await;
+            if *state != RunState::Succeeded {
+                takes(&store, &format!("UPDATE unsuccessful SET state = '{state}'")).await;
             }
         }
-        before.assert_same(&store.snapshot().await, "twins");
+        for source in [Source::Backfill, Source::Daemon] {
+            takes(&store, &format!("UPDATE run_records SET source = '{source}'")).await;
+        }
     }
 
     async fn every_word_of_the_model_can_be_stored(store: Fixture) {
@@ -142,7 +197,7 @@ only_on! { Postgres:
             .raw
             .rows(
                 "SELECT table_name, column_name,
-                CASE data_type WHEN 'bigint' THEN 'INT' WHEN 'text' THEN 'TEXT' ELSE data_type END,
+                CASE data_type WHEN 'bigint' THEN 'INT' WHEN 'text' THEN 'TEXT' WHEN 'bytea' THEN 'BLOB' ELSE data_type END,
                 CASE is_nullable WHEN 'NO' THEN 'NOT NULL' ELSE 'NULL' END
             FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> '_sqlx_migrations'",
             )
@@ -186,7 +241,54 @@ only_on! { Postgres:
 async fn filled(store: &Fixture) {
     let job = store.driven("letters", 2).await;
     let fence = store.opened(&job, 1).await;
-    store.book_stray(&fence.batch, "acme", "a stray", 1, crate::fixture::at(3)).await.expect("it is booked");
+    store.book_stray(&fence.batch, "acme", "a stray", 1, at(3)).await.expect("it is booked");
+}
+
+/// A run in each place, two that have ended, and whatever else belongs to runs that are sent in.
+async fn filled_with_sent(store: &Fixture) {
+    store.sent(NewRecord { buffered: true, ..store.record(ENV) }).await;
+    store.sent(NewRecord { idempotency: keyed(store, "k", "f"), ..store.record(ENV) }).await;
+    store.leased(store.record(ENV)).await;
+    store.pulled(store.for_pull("train", ENV), "w", at(90)).await;
+    let lost = store.leased_at_try(TRIES).await;
+    store.settle_one(&lost, Ending::Failed).await;
+    let chunk = NewChunk {
+        run: lost.run,
+        epoch: lost.epoch,
+        stream: "stdout",
+        seq: 0,
+        bytes: 1,
+        data: b"x".to_vec(),
+        dropped: Some(0),
+    };
+    store.append_output(&[chunk], at(30)).await.expect("it is appended");
+    store.pause_queue(ENV, QUEUE, Some(at(1))).await.expect("it is paused");
+    store.pull_worker_seen(ENV, "w", "train", at(1)).await.expect("it is remembered");
+    store.insert_key(&crate::keys::key("tg_1", ENV)).await.expect("it is inserted");
+}
+
+async fn refuses_half_states(store: &Fixture, statements: &[&str]) {
+    let before = store.snapshot().await;
+    for statement in statements {
+        match store.raw.try_exec(statement).await {
+            Err(sqlx::Error::Database(error)) => {
+                assert!(error.is_check_violation() || statement.contains("NULL"), "{statement}: {error}");
+            }
+            other => panic!("{statement}: {other:?}"),
+        }
+    }
+    before.assert_same(&store.snapshot().await, "half-states");
+}
+
+async fn refuses_twins(store: &Fixture, statements: &[&str]) {
+    let before = store.snapshot().await;
+    for statement in statements {
+        match store.raw.try_exec(statement).await {
+            Err(sqlx::Error::Database(error)) => assert!(error.is_unique_violation(), "{statement}: {error}"),
+            other => panic!("{statement}: {other:?}"),
+        }
+    }
+    before.assert_same(&store.snapshot().await, "twins");
 }
 
 fn words<S: Copy>(states: &[S], word: fn(S) -> &'static str) -> Vec<&'static str> {

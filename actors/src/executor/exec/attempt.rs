@@ -50,11 +50,14 @@ pub(super) async fn carry(
             return asked.outcome();
         }
     }
+    let folder = guard.id().map(|pid| order.folder(pid));
     let told = accompany(&mut guard, &mut control, stop, &output).await;
-    match told {
-        Some(told) => told.outcome(),
-        None => outcome(&parts, report(control).await),
+    let report = report(control).await;
+    if let (None, Some(folder)) = (&report, folder) {
+        // A guard that was killed could not tidy up. What is in use just now stays.
+        let _ = tokio::fs::remove_dir_all(folder).await;
     }
+    told.map_or_else(|| outcome(&parts, report), Stop::outcome)
 }
 
 /// Follows the program until the guard has ended and both streams are at their ends, passing on each stop.

@@ -40,12 +40,20 @@ pub struct Order {
     pub env: BTreeMap<String, String>,
     /// Where it starts; in the scratch folder if not given.
     pub cwd: Option<PathBuf>,
-    /// A folder to be made for it under this name and the guard's number: its HOME and TMPDIR, unless `env` has
-    /// others; removed at the end.
+    /// How the path of its folder begins: its HOME and TMPDIR, unless `env` has others; removed at the end.
     pub scratch: PathBuf,
     pub grace_millis: u64,
     pub limits: Limits,
     pub payload_bytes: u64,
+}
+
+impl Order {
+    /// The folder that the guard of this number makes; the number keeps it apart from what a killed guard left.
+    pub fn folder(&self, guard: u32) -> PathBuf {
+        let mut folder = self.scratch.clone().into_os_string();
+        folder.push(format!("-{guard}"));
+        PathBuf::from(folder)
+    }
 }
 
 /// How the program ended.

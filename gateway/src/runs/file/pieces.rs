@@ -59,10 +59,9 @@ pub fn read(path: &Path, prefix: &str) -> Result<Pieces, Failure> {
     Ok(pieces)
 }
 
-/// `{"runs":[…]}` with the lines as they are.
+/// The lines as they are, each on its own.
 pub fn body(lines: &[Line]) -> String {
-    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-    format!("{{\"runs\":[{}]}}", texts.join(","))
+    lines.iter().flat_map(|line| [line.text.as_str(), "\n"]).collect()
 }
 
 struct Cutter<R> {

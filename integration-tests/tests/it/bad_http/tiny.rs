@@ -18,6 +18,8 @@ use std::sync::Arc;
 use storage::model::{SystemClock, Timestamp};
 
 pub const BODY_BYTES_MAX: usize = 100_000;
+/// More than the driver has open at once.
+pub const PER_ADDRESS_MAX: u32 = 200;
 /// More than all buffers between a server and its client hold.
 const LARGE_BYTES: usize = 64 * 1024 * 1024;
 const PATIENCE: Patience =

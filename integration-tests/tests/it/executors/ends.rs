@@ -175,8 +175,9 @@ fn orphans_that_have_ended_are_cleared_away_while_the_program_runs() {
 #[test]
 fn a_program_dies_with_its_guard() {
     let marker = marker();
-    let mut run =
-        Underway::begin(&exec(shell(&format!("echo $PPID ready; exec sleep {marker}"))), assignment("{}"), PLENTY);
+    let job = assignment("{}");
+    let id = job.run.clone();
+    let mut run = Underway::begin(&exec(shell(&format!("echo $PPID ready; exec sleep {marker}"))), job, PLENTY);
     let said = run.said("ready");
     let guard = said.split(' ').next().expect("the guard's number");
     eventually("the program runs", || alive(&marker) == 1);
@@ -185,6 +186,7 @@ fn a_program_dies_with_its_guard() {
     let Outcome::Failed { code, retry, .. } = &ended.outcome else { panic!("{:?}", ended.outcome) };
     assert_eq!((code.as_str(), *retry), ("guard_died", Retry::WithBackoff));
     nothing_is_left_of(&marker);
+    assert_eq!(folders_of(&id), 0);
 }
 
 /// The test starts itself again as a node with one program, and kills that node as nothing can be caught.

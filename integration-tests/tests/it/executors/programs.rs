@@ -70,9 +70,14 @@ fn a_program_that_cannot_be_started_is_not_one_that_failed() {
         assert!(reason.contains("program") && reason.contains("os error"), "{reason}");
         assert!(ended.stderr().contains(reason.as_str()) && ended.stderr().lines().count() == 1, "{}", ended.stderr());
     }
-    let executor = exec(shell("exit 0")).with_binary("/no/such/binary".into());
-    let ended = Underway::begin(&executor, assignment("{}"), PLENTY).end();
-    assert!(matches!(ended.outcome, Outcome::Failed { code, .. } if code == "spawn_failed"));
+    for executor in [
+        exec(shell("exit 0")).with_binary("/no/such/binary".into()),
+        exec(shell("exit 0")).with_scratch("/no/such/folder".into()),
+    ] {
+        let ended = Underway::begin(&executor, assignment("{}"), PLENTY).end();
+        let Outcome::Failed { code, reason, .. } = &ended.outcome else { panic!("{:?}", ended.outcome) };
+        assert!(code == "spawn_failed" && reason.contains("No such file"), "{reason}");
+    }
 }
 
 #[test]

@@ -38,15 +38,11 @@ pub(super) fn run() -> ExitCode {
         Ok(None) => return ExitCode::from(super::NOT_STARTED),
         Err(error) => return super::refuse(&format!("the order cannot be read: {error}")),
     };
-    // A guard that was killed may have left the folder of an earlier try behind.
-    order.scratch.as_mut_os_string().push(format!("-{}", std::process::id()));
-    let report = match carry_out(&order, payload) {
-        Ok(report) => report,
-        Err(error) => {
-            let why = format!("cannot start {}: {error}", order.program.display());
-            say(&why);
-            Report::NotStarted { why, shortage: order::is_shortage(&error) }
-        }
+    order.scratch = order.folder(std::process::id());
+    let report = match DirBuilder::new().mode(0o700).create(&order.scratch) {
+        Err(error) => not_started(&format!("cannot make {}", order.scratch.display()), &error),
+        Ok(()) => carry_out(&order, payload)
+            .unwrap_or_else(|error| not_started(&format!("cannot start {}", order.program.display()), &error)),
     };
     let _ = std::fs::remove_dir_all(&order.scratch);
     tell(&report);
@@ -66,6 +62,12 @@ fn take_order() -> io::Result<Option<(Order, Vec<u8>)>> {
     Ok((u64::try_from(read).ok() == Some(order.payload_bytes)).then_some((order, payload)))
 }
 
+fn not_started(what: &str, error: &io::Error) -> Report {
+    let why = format!("{what}: {error}");
+    say(&why);
+    Report::NotStarted { why, shortage: order::is_shortage(error) }
+}
+
 /// Runs the program and everything it starts to the end.
 fn carry_out(order: &Order, payload: Vec<u8>) -> io::Result<Report> {
     // Nobody but root looks into our memory, where the order and the payload are, and we leave no core file.
@@ -74,7 +76,6 @@ fn carry_out(order: &Order, payload: Vec<u8>) -> io::Result<Report> {
     rustix::thread::set_name(c"tidegate-guard")?;
     // Whoever loses its parent below us becomes our child instead of escaping.
     set_child_subreaper(Some(getpid()))?;
-    DirBuilder::new().mode(0o700).create(&order.scratch)?;
     let mut child = start(order)?;
     let program = Pid::from_child(&child);
     let (events, happened) = channel();

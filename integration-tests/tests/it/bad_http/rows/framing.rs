@@ -19,9 +19,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::bad(10, Send::Bytes(b"{post}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n")),
     Row::bad(11, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")),
     Row::bad(12, Send::Bytes(b"{post}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n")),
-    Row::bad(13, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\nzz\r\n{body}\r\n0\r\n\r\n")),
-    Row::bad(14, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{body}\r\n0\r\n\r\n")),
-    Row::bad(15, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n")),
+    Row::reset(13, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\nzz\r\n{body}\r\n0\r\n\r\n")),
+    Row::reset(14, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{body}\r\n0\r\n\r\n")),
+    Row::reset(15, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n")),
     Row::new(16, Send::Bytes(b"{post}Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n"), &[400])
         .code("invalid_field"),
     Row::bad(17, Send::Bytes(b"GET /api/v1/runs HTTP/1.1\r\n{auth}\r\n")),

@@ -1,0 +1,172 @@
+//! The plans of the statements that run all day: by index, never over a whole table, and without statistics,
+//! for a table that fills and empties in seconds has none that are true.
+
+use crate::fixture::{Fixture, at};
+use crate::sent::{ENV, QUEUE, share};
+use storage::model::{Basin, Lane};
+use storage::store::{NewRecord, Taker};
+
+const ROWS: i64 = 20_000;
+
+/// A statement as it stands in the source, which database it is for, and what PostgreSQL is given for its binds.
+struct Hot {
+    source: &'static str,
+    name: &'static str,
+    sqlite: bool,
+    postgres: Option<&'static str>,
+}
+
+const fn both(source: &'static str, name: &'static str, binds: &'static str) -> Hot {
+    Hot { source, name, sqlite: true, postgres: Some(binds) }
+}
+
+const fn sqlite(source: &'static str, name: &'static str) -> Hot {
+    Hot { source, name, sqlite: true, postgres: None }
+}
+
+const fn postgres(source: &'static str, name: &'static str, binds: &'static str) -> Hot {
+    Hot { source, name, sqlite: false, postgres: Some(binds) }
+}
+
+const DISPATCH: &str = include_str!("../../src/store/dispatch.rs");
+const BUFFER: &str = include_str!("../../src/store/buffer.rs");
+const WAITING: &str = include_str!("../../src/store/waiting.rs");
+const OVERDUE: &str = include_str!("../../src/store/overdue.rs");
+const FINISH: &str = include_str!("../../src/store/finish.rs");
+const RECORDS: &str = include_str!("../../src/store/records.rs");
+const QUEUES: &str = include_str!("../../src/store/queues.rs");
+const ACCEPT: &str = include_str!("../../src/store/accept.rs");
+
+const HOT: &[Hot] = &[
+    both(DISPATCH, "BASINS", "'', '{', 100"),
+    both(DISPATCH, "LANES", "'acme/prod', '', 100"),
+    sqlite(DISPATCH, "CLAIM_SQLITE"),
+    postgres(DISPATCH, "CLAIM_POSTGRES", "'{acme/prod}', '{mail\u{1f}}', '{10}', 1, 'node'"),
+    both(DISPATCH, "COUNT_ENV", "'acme/prod'"),
+    both(DISPATCH, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
+    both(DISPATCH, "COUNT_LANE", "'acme/prod', 'mail\u{1f}'"),
+    both(BUFFER, "ENVS", "'', 100"),
+    sqlite(BUFFER, "LET_THROUGH_SQLITE"),
+    sqlite(BUFFER, "DELETE_LET_THROUGH"),
+    postgres(BUFFER, "LET_THROUGH_POSTGRES", "'acme/prod', 100"),
+    both(WAITING, "NEXT_DUE", ""),
+    both(WAITING, "DUE", "1, 100"),
+    both(WAITING, "EXPIRED_BUFFER", "1, 100"),
+    both(WAITING, "EXPIRED_READY", "1, 100"),
+    both(WAITING, "FROM_READY", "'run', 'acme/prod'"),
+    both(WAITING, "FROM_BUFFER", "'run', 'acme/prod'"),
+    both(WAITING, "ASK", "'run', 'acme/prod'"),
+    both(WAITING, "ASKED", "'node'"),
+    both(OVERDUE, "LAPSED_PULLS", "1, 100"),
+    sqlite(OVERDUE, "HELD_BY_THE_GONE"),
+    both(RECORDS, "PAST_ATTEMPTS", "'run'"),
+    postgres(FINISH, "LEASES_POSTGRES", "'{run}', '{1}'"),
+    postgres(FINISH, "SUCCEED_POSTGRES", "'{run}', '{1}', '{NULL}', '{NULL}', 1"),
+    postgres(FINISH, "RECORDS_POSTGRES", "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', 1"),
+    both(QUEUES, "WAITING", "'acme/prod', 100"),
+    both(ACCEPT, "HELD", "'acme/prod', 'k'"),
+];
+
+/// Statements that are put together from values, as SQLite is given them.
+const BUILT_SQLITE: &[&str] = &[
+    "DELETE FROM leases WHERE run_id IN (?, ?, ?) AND (run_id, epoch) IN (VALUES (?, ?), (?, ?), (?, ?))",
+    "WITH gone (run_id, epoch) AS (VALUES (?, ?), (?, ?), (?, ?)) UPDATE run_records SET epoch = gone.epoch FROM gone
+        WHERE run_records.id = gone.run_id AND run_records.state = 'open'",
+    "UPDATE run_records SET state = v.column2 FROM (VALUES (?, ?), (?, ?), (?, ?)) AS v
+        WHERE run_records.id = v.column1 AND run_records.state = 'open'",
+    "DELETE FROM ready WHERE run_id IN (?, ?, ?)",
+    "SELECT id, payload FROM run_records WHERE id IN (?, ?, ?)",
+];
+
+/// Those that may put in order what has come due or has lapsed, which is little.
+const MAY_SORT: &[&str] = &["DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
+
+/// What the store fills in for PostgreSQL.
+const SKIP: &str = " FOR UPDATE SKIP LOCKED";
+const ARRAY: &str = "= ANY(ARRAY(SELECT run_id FROM picked))";
+
+/// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
+const SMALL: &[&str] = &["found", "f", "v", "gone", "picked", "nodes", "waiting", "held"];
+
+only_on! { Sqlite:
+    async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
+        filled(&store).await;
+        let hot = HOT.iter().filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql("", "IN (SELECT run_id FROM picked)")));
+        for (name, sql) in hot.chain(BUILT_SQLITE.iter().map(|sql| (*sql, (*sql).to_owned()))) {
+            let plan = store.raw.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+            let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+            println!("{name}: {plan:#?}");
+            for step in plan {
+                let walked = step.strip_prefix("SCAN ").filter(|rest| !rest.contains(" VALUES ") && !rest.contains("CONSTANT"));
+                let walked = walked.and_then(|rest| rest.split(' ').next());
+                assert!(walked.is_none_or(|table| SMALL.contains(&table)), "{name} walks: {step}");
+                assert!(!step.contains("TEMP B-TREE FOR ORDER BY"), "{name} sorts: {step}");
+            }
+        }
+    }
+}
+
+only_on! { Postgres:
+    async fn hot_statements_of_postgres_look_into_indexes_only(store: Fixture) {
+        filled(&store).await;
+        let analyzed = "SELECT COUNT(*) FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid
+            WHERE c.relname IN ('ready', 'buffer', 'leases', 'run_records')";
+        assert_eq!(store.raw.number(analyzed).await, 0, "there are no statistics");
+        for mode in ["force_custom_plan", "force_generic_plan"] {
+            store.raw.exec(&format!("SET plan_cache_mode = {mode}")).await;
+            for hot in HOT {
+                let Some(binds) = hot.postgres else { continue };
+                store.raw.exec(&format!("PREPARE hot AS {}", hot.sql(SKIP, ARRAY))).await;
+                let call = if binds.is_empty() { String::new() } else { format!("({binds})") };
+                let plan = store.raw.rows(&format!("EXPLAIN EXECUTE hot{call}")).await;
+                store.raw.exec("DEALLOCATE hot").await;
+                let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+                let plan = plan.join("\n");
+                println!("{mode}, {}:\n{plan}", hot.name);
+                assert!(!plan.contains("Seq Scan"), "{} walks over a table, {mode}:\n{plan}", hot.name);
+                let sorts = plan.contains("Sort") && !MAY_SORT.contains(&hot.name);
+                assert!(!sorts, "{} sorts, {mode}:\n{plan}", hot.name);
+                let counts = hot.name.starts_with("COUNT") || hot.name == "WAITING";
+                assert!(counts || !plan.contains("Aggregate"), "{} reads a whole range, {mode}:\n{plan}", hot.name);
+            }
+        }
+    }
+}
+
+impl Hot {
+    fn sql(&self, skip_locked: &str, picked: &str) -> String {
+        let head = format!("const {}: &str =", self.name);
+        let (_, from) = self.source.split_once(&head).unwrap_or_else(|| panic!("{} is gone", self.name));
+        let (_, text) = from.split_once('"').expect("it is a text");
+        let (text, _) = text.split_once("\";").expect("it ends");
+        text.replace("{skip_locked}", skip_locked).replace("{picked}", picked)
+    }
+}
+
+/// As many rows in each of the tables that are narrow on purpose.
+async fn filled(store: &Fixture) {
+    let lanes = [Lane::new(QUEUE, ""), Lane::new(QUEUE, "k"), Lane::new("bulk", "")];
+    for kind in ["lease", "ready", "buffer"] {
+        for part in 0..20 {
+            let env = if part % 10 == 0 { ENV.to_owned() } else { format!("org{part}/env") };
+            let records = store.records(&env, ROWS / 20).into_iter().enumerate().map(|(nth, record)| NewRecord {
+                lane: lanes[nth % 3].clone(),
+                basin: Basin::own(&env),
+                not_before: (nth % 10 == 9).then(|| at(99)),
+                expires_at: (nth % 10 == 8).then(|| at(999_999)),
+                buffered: kind == "buffer",
+                ..record
+            });
+            store.take_in(&records.collect::<Vec<_>>()).await;
+            if kind == "lease" {
+                let shares =
+                    lanes.iter().map(|lane| storage::store::Share { lane: lane.clone(), ..share(&env, "", ROWS) });
+                let shares: Vec<_> = shares.collect();
+                store.claim_ready(&shares, &[], Taker::Node, at(30)).await.expect("they are claimed");
+            }
+        }
+    }
+    for (table, least) in [("ready", ROWS), ("buffer", ROWS), ("leases", ROWS / 2)] {
+        assert!(store.raw.number(&format!("SELECT COUNT(*) FROM {table}")).await >= least, "{table}");
+    }
+}
