@@ -65,8 +65,8 @@ impl Row {
         Row { number, send, right, code: None }
     }
 
-    /// The framework answers and closes with the rest of the body unread; on a busy machine the reset that follows
-    /// can overtake the answer.
+    /// A chunk that cannot be read: the framework takes the client for gone, and sends the handler's answer only
+    /// if that is ready at once. A handler that first has to look up a key is cut off without a word.
     const fn reset(number: u16, send: Send) -> Row {
         Row::new(number, send, &[400, 0])
     }
