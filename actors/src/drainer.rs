@@ -10,6 +10,7 @@ use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
@@ -113,7 +114,7 @@ async fn look(parts: &RunParts, memory: &Arc<Mutex<Memory>>) {
 /// Goes on until there is nothing to move, or no place for it.
 async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
     scan_if_due(parts, memory).await?;
-    if !parts.gates.drainer_off.load(std::sync::atomic::Ordering::Acquire) {
+    if !parts.gates.drainer_off.load(Ordering::Acquire) && parts.gates.buffered.swap(false, Ordering::AcqRel) {
         let_through(parts, memory).await?;
     }
     while parts.may_claim() {
@@ -152,14 +153,15 @@ fn waiting(parts: &RunParts) -> Vec<Waiting> {
     known.filter(|place| !parts.gates.is_paused(place.basin.env(), place.lane.queue())).collect()
 }
 
-/// Looks for lanes that nobody has told this node about: other nodes' runs, runs that came due, and what was
-/// there before this process.
+/// Looks for lanes that nobody has told this node about, and has the buffer looked into: other nodes' runs, runs
+/// that came due, and what was there before this process.
 async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
     let due = memory.scanned_at.is_none_or(|at| now().duration_since(at) >= parts.settings.scan_every);
     if !due {
         return Ok(());
     }
     memory.scanned_at = Some(now());
+    parts.gates.buffered.store(true, Ordering::Release);
     let store = &parts.store;
     store.come_due(store.now(), 5_000).await?;
     parts.gates.set_paused(store.paused_queues().await?);
@@ -184,6 +186,8 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
     if envs.is_empty() {
         return Ok(());
     }
+    // Until nothing is found in it.
+    parts.gates.buffered.store(true, Ordering::Release);
     let no_lane = Lane::new("", "");
     let waiting: Vec<Waiting> =
         envs.iter().map(|env| Waiting { basin: Basin::own(env), lane: no_lane.clone(), rank: 0 }).collect();

@@ -14,7 +14,7 @@ mod pace;
 
 pub use breaker::Breaker;
 pub use fate::fate;
-pub use intake::{Intake, IntakeError, StoreHealth};
+pub use intake::{Intake, IntakeError, StoreHealth, Verdict};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};
 pub use pace::Pace;
@@ -60,6 +60,8 @@ pub struct Gates {
     pub no_claims: AtomicBool,
     /// No run is let through from the buffer.
     pub drainer_off: AtomicBool,
+    /// There may be runs in the buffer; it is not asked otherwise.
+    pub buffered: AtomicBool,
     /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
     /// before all have had the time to renew.
     pub no_burials: AtomicBool,

@@ -26,10 +26,10 @@ use crate::http::body;
 use crate::http::cursor::Cursors;
 use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
+use crate::http::room::{Body, Room};
 use actix_web::{HttpRequest, web};
 use actors::runs::RunParts;
 use actors::supervisor::Supervisor;
-use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
@@ -47,6 +47,7 @@ pub struct Api {
     cursors: Cursors,
     pub chaos: bool,
     pub body_limits: body::Limits,
+    room: Room,
     pub idempotency: Duration,
     pub draining: Arc<std::sync::atomic::AtomicBool>,
     ids: Mutex<IdMint<rand::rngs::StdRng>>,
@@ -71,6 +72,7 @@ impl Api {
             supervisor,
             chaos: false,
             body_limits: body::Limits::of(config.server.body_limit_bytes),
+            room: Room::default(),
             idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
             draining,
             ids: Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()))),
@@ -85,9 +87,10 @@ impl Api {
         RunId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    /// The whole of a JSON body, within the limits of size and time.
-    pub async fn body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Bytes, Problem> {
-        body::read(payload, request, &self.body_limits).await
+    /// The whole of a JSON body, within the limits of size and time, and of what is in memory at once.
+    pub async fn body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Body, Problem> {
+        let seat = self.room.enter(body::expected(request, self.body_limits.bytes_max)?).await?;
+        Ok(Body { bytes: body::read(payload, request, &self.body_limits).await?, seat })
     }
 
     /// Store work for a handler; its errors become problems.
@@ -140,7 +143,7 @@ pub const ROUTES: &[(&str, &str)] = &[
 /// Mounts the routes.
 pub fn routes(config: &mut web::ServiceConfig) {
     let resource = |path: &str| web::resource(path.to_owned());
-    docs::routes(config);
+    // In this order, because each is tried in turn: first what is asked for thousands of times a second.
     config.service(
         web::scope("/api/v1")
             .service(resource("/runs").route(web::post().to(create::one)).route(web::get().to(read::list)))
@@ -167,4 +170,5 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/actors").route(web::get().to(fleet::actors))),
     );
+    docs::routes(config);
 }

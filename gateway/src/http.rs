@@ -12,3 +12,4 @@ pub mod connections;
 pub mod guard;
 pub mod cursor;
 pub mod rate;
+pub mod room;

@@ -2,11 +2,12 @@
 //!
 //! Every write names the state and the epoch that it expects and looks at the rows it changed; 0 rows means
 //! that somebody else was faster, and the caller stops. Times and ids come in as parameters. Transactions on
-//! SQLite begin IMMEDIATE on the one writer connection; both pools roll back whatever a cancelled future left
-//! open before a connection is used again.
+//! SQLite begin IMMEDIATE on the one writer connection; whatever a cancelled future left open is rolled back
+//! before a connection is used again.
 
 mod open;
 mod hot;
+mod writer;
 mod nodes;
 mod jobs;
 mod rounds;
@@ -81,7 +82,7 @@ struct Inner {
 
 #[derive(Debug)]
 enum Pools {
-    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
+    Sqlite { writer: Box<writer::Writer>, readers: Pool<Sqlite> },
     Postgres { pool: Pool<Postgres>, hot: Box<hot::HotConnections> },
 }
 
@@ -112,7 +113,7 @@ macro_rules! in_tx {
                 type Db = sqlx::Sqlite;
                 #[allow(dead_code, reason = "not every body names it")]
                 const FOR_UPDATE: &str = "";
-                let mut $tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let mut $tx = writer.begin().await?;
                 let value = $body;
                 $tx.commit().await?;
                 value
@@ -197,6 +198,9 @@ impl Store {
 
 /// Rows per multi-row statement; times the columns of any of ours this stays below both parameter limits.
 const CHUNK: usize = 500;
+
+/// Statements for at most so many rows are kept prepared on SQLite, one for each number of rows.
+const KEPT: usize = 32;
 
 /// Turns "no row was changed" into the typed answer that the row has moved on.
 fn expect_one(changed: u64, entity: &'static str, id: &str, now: &str) -> Result<(), StoreError> {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::store::NewRecord;
 
+/// Runs of envs without any waiting that one commit lets pass a flood.
+const LATECOMERS_MAX: usize = 32;
+
 #[derive(Debug, Clone)]
 pub struct Express {
     pub(super) settings: Arc<RunSettings>,
@@ -17,15 +20,25 @@ pub struct Express {
 }
 
 impl Express {
-    /// Marks those of some runs that go the short way: as many as workers are free for, while nothing else
-    /// waits that would come first, and nothing has to be counted.
+    /// Marks those of some runs that go the short way, because nothing has to be counted for them and nothing
+    /// else waits that would come first: as many as workers are free for while nothing waits at all, and beside
+    /// the flood of others, where runs are short, a few of envs of which nothing waits.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
-        if self.gates.no_claims.load(Ordering::Acquire) || !self.lanes.is_empty() {
+        if self.gates.no_claims.load(Ordering::Acquire) {
             return;
         }
-        let mut free = self.queue.wants(self.settings.slots);
+        let idle = self.lanes.is_empty();
+        let mut free = match idle {
+            true => self.queue.wants(self.settings.slots),
+            false if self.queue.works_ahead(self.settings.slots) => LATECOMERS_MAX,
+            false => 0,
+        };
         for record in records {
-            if free > 0 && self.may_pass(record) {
+            if free == 0 {
+                return;
+            }
+            let first = idle || !(self.lanes.knows(&record.env) || self.queue.holds(&record.env));
+            if first && self.may_pass(record) {
                 record.leased = true;
                 free -= 1;
             }

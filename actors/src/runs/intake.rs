@@ -1,9 +1,14 @@
 //! Takes runs in with one commit for all that came while the last one ran (group commit, no linger).
 
+mod line;
+
+pub use line::Verdict;
+
 use super::Pace;
 use super::express::Express;
 use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
+use line::{Line, Wish};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -16,6 +21,8 @@ use tracing::{error, warn};
 
 /// Payload bytes in one commit.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
+/// Requests that are looked at for one commit.
+const LINE_MAX: usize = 1_024;
 /// A commit that takes longer than this counts as no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -61,23 +68,12 @@ impl StoreHealth {
     }
 }
 
-struct Wish {
-    records: Vec<NewRecord>,
-    answer: oneshot::Sender<Result<Vec<Accepted>, IntakeError>>,
-}
-
 /// The door through which runs come in.
 #[derive(Debug, Clone)]
 pub struct Intake {
     wishes: mpsc::Sender<Wish>,
     health: Arc<StoreHealth>,
     arrivals: Arc<Notify>,
-}
-
-impl std::fmt::Debug for Wish {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Wish({} runs)", self.records.len())
-    }
 }
 
 impl Intake {
@@ -99,15 +95,22 @@ impl Intake {
         &self.health
     }
 
-    /// Takes runs in, all or none; returns once they are durable. Refused at once when too many wait.
-    pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Accepted>, IntakeError> {
+    /// Takes runs in, each by itself; returns once those that are taken are durable. What comes with many others
+    /// goes in several commits, and leaves room in each for what others send meanwhile. Refused at once, as a
+    /// whole, when too many requests wait.
+    pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, IntakeError> {
         let (answer, answered) = oneshot::channel();
         let count = records.len();
-        self.wishes.try_send(Wish { records, answer }).map_err(|_| IntakeError::Full)?;
+        self.wishes.try_send(Wish::new(records, answer)).map_err(|_| IntakeError::Full)?;
         self.health.waiting.fetch_add(count, Ordering::Relaxed);
         let answer = answered.await;
         self.health.waiting.fetch_sub(count, Ordering::Relaxed);
-        answer.unwrap_or(Err(IntakeError::NoAnswer))
+        answer.map_err(|_| IntakeError::NoAnswer)
+    }
+
+    /// Takes one run in.
+    pub async fn take_one(&self, record: NewRecord) -> Verdict {
+        self.take(vec![record]).await?.pop().unwrap_or(Err(IntakeError::NoAnswer))
     }
 }
 
@@ -121,63 +124,57 @@ struct Counter {
 
 impl Counter {
     async fn work(self, mut queue: mpsc::Receiver<Wish>) {
-        let mut carry: Option<Wish> = None;
-        let mut pace = Pace::default();
+        let (mut line, mut pace) = (Line::default(), Pace::default());
         loop {
-            let first = match carry.take() {
-                Some(wish) => wish,
-                None => match queue.recv().await {
-                    Some(wish) => wish,
+            if line.is_empty() {
+                match queue.recv().await {
+                    Some(wish) => line.push(wish),
                     None => return,
-                },
-            };
-            let mut size = size_of(&first);
-            let mut group = vec![first];
-            while let Ok(wish) = queue.try_recv() {
-                let more = size_of(&wish);
-                if size.0 + more.0 > pace.rows() || size.1 + more.1 > GROUP_BYTES {
-                    carry = Some(wish);
-                    break;
                 }
-                size = (size.0 + more.0, size.1 + more.1);
-                group.push(wish);
             }
+            while line.len() < LINE_MAX
+                && let Ok(wish) = queue.try_recv()
+            {
+                line.push(wish);
+            }
+            let mut group = line.group(pace.rows(), GROUP_BYTES);
             let began = now();
-            // A panic answers its own group with an error and no other.
-            if AssertUnwindSafe(self.commit(group)).catch_unwind().await.is_err() {
+            // A panic fails its own group and no other.
+            let committed = AssertUnwindSafe(self.commit(&mut group.records)).catch_unwind().await;
+            pace.took(group.records.len(), now().duration_since(began));
+            let verdicts = committed.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
-            }
-            pace.took(size.0, now().duration_since(began));
+                vec![Err(IntakeError::NoAnswer); group.records.len()]
+            });
+            line.settle(group, verdicts);
         }
     }
 
-    /// Commits a group; one that is refused is taken apart, so that a bad run cannot fail its neighbours.
-    async fn commit(&self, group: Vec<Wish>) {
-        let mut groups = vec![group];
-        while let Some(mut group) = groups.pop() {
-            let counts: Vec<usize> = group.iter().map(|wish| wish.records.len()).collect();
-            let mut records: Vec<NewRecord> =
-                group.iter_mut().flat_map(|wish| std::mem::take(&mut wish.records)).collect();
-            self.express.mark(&mut records);
-            match self.accept(&records).await {
-                Ok(accepted) => self.answer(group, &counts, &records, accepted),
-                Err(IntakeError::Store(error)) if error.class() != Class::Retryable && group.len() > 1 => {
-                    records.iter_mut().for_each(|record| record.leased = false);
-                    let mut records = records.into_iter();
-                    for (wish, count) in group.iter_mut().zip(counts) {
-                        wish.records = records.by_ref().take(count).collect();
-                    }
-                    let second = group.split_off(group.len() / 2);
-                    groups.extend([second, group]);
+    /// Commits a group; one that is refused is halved, so that a bad run cannot fail its neighbours.
+    async fn commit(&self, records: &mut [NewRecord]) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(records.len());
+        self.express.mark(records);
+        let mut ahead = vec![0..records.len()];
+        while let Some(range) = ahead.pop() {
+            let part = &records[range.clone()];
+            match self.accept(part).await {
+                Ok(accepted) => {
+                    self.taken(part, &accepted);
+                    verdicts.extend(accepted.into_iter().map(Ok));
+                }
+                Err(IntakeError::Store(error)) if error.class() != Class::Retryable && part.len() > 1 => {
+                    // Places that were meant for it may be gone by its second try.
+                    records[range.clone()].iter_mut().for_each(|record| record.leased = false);
+                    let middle = range.start + range.len() / 2;
+                    ahead.extend([middle..range.end, range.start..middle]);
                 }
                 Err(error) => {
-                    warn!(%error, runs = records.len(), "runs are not taken in");
-                    for wish in group {
-                        let _ = wish.answer.send(Err(error.clone()));
-                    }
+                    warn!(%error, runs = part.len(), "runs are not taken in");
+                    verdicts.extend(std::iter::repeat_n(Err(error), part.len()));
                 }
             }
         }
+        verdicts
     }
 
     async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, IntakeError> {
@@ -200,9 +197,10 @@ impl Counter {
         }
     }
 
-    fn answer(&self, group: Vec<Wish>, counts: &[usize], records: &[NewRecord], accepted: Vec<Accepted>) {
+    /// Tells everybody on this node of runs that are durable now.
+    fn taken(&self, records: &[NewRecord], accepted: &[Accepted]) {
         let (mut direct, mut buffered) = (0, 0);
-        let fresh = || records.iter().zip(&accepted).filter(|(_, accepted)| **accepted == Accepted::New);
+        let fresh = || records.iter().zip(accepted).filter(|(_, accepted)| **accepted == Accepted::New);
         self.express.hand_over(fresh().map(|(record, _)| record));
         for (record, _) in fresh() {
             if record.buffered {
@@ -214,22 +212,17 @@ impl Counter {
                 self.express.lanes.note(&record.basin, &record.lane, record.rank());
             }
         }
+        if buffered > 0 {
+            self.express.gates.buffered.store(true, Ordering::Release);
+        }
         self.doorbell.notify_one();
         self.arrivals.notify_waiters();
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);
-        let mut accepted = accepted.into_iter();
-        for (wish, count) in group.into_iter().zip(counts) {
-            let _ = wish.answer.send(Ok(accepted.by_ref().take(*count).collect()));
-        }
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long the store takes")]
 fn now() -> Instant {
     Instant::now()
-}
-
-fn size_of(wish: &Wish) -> (usize, usize) {
-    (wish.records.len(), wish.records.iter().map(|record| record.payload.len() + record.metadata.len()).sum())
 }

@@ -96,8 +96,8 @@ pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
     let record = again(&api, old, now)?;
     let body = RunView::of_new(&record).json();
     let location = format!("/api/v1/runs/{}", record.id);
-    match api.runs.intake.take(vec![record]).await.map_err(super::create::refused)?.first() {
-        Some(Accepted::New) => Ok(HttpResponse::Created()
+    match api.runs.intake.take_one(record).await.map_err(super::create::refused)? {
+        Accepted::New => Ok(HttpResponse::Created()
             .insert_header((header::LOCATION, location))
             .content_type("application/json")
             .body(body)),

@@ -8,6 +8,7 @@ use crate::http::body::{self, LineLimits, Lines, Media};
 use crate::http::fields::Fields;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
+use crate::http::room::{Body, Seat};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
@@ -18,6 +19,8 @@ use storage::store::{Accepted, NewRecord};
 
 /// Runs in one request.
 pub const BATCH_MAX: usize = 1_000;
+/// Runs that a thread reads or answers before it looks after its other requests.
+const TURN: usize = 32;
 
 /// `POST /runs`
 pub async fn one(
@@ -43,15 +46,13 @@ pub async fn one(
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
-    let accepted = api.runs.intake.take(vec![record]).await.map_err(refused)?;
-    match accepted.into_iter().next() {
-        Some(Accepted::New) => Ok(created(status_of(buffered), id.as_str(), body, false)),
-        Some(Accepted::Replayed { run, answer }) => {
+    match api.runs.intake.take_one(record).await.map_err(refused)? {
+        Accepted::New => Ok(created(status_of(buffered), id.as_str(), body, false)),
+        Accepted::Replayed { run, answer } => {
             let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
             Ok(created(status.parse().unwrap_or(201), run.as_str(), body.to_owned(), true))
         }
-        Some(Accepted::Mismatch { run }) => Err(mismatch(&run)),
-        None => Err(Problem::internal("the intake gave no answer")),
+        Accepted::Mismatch { run } => Err(mismatch(&run)),
     }
 }
 
@@ -127,19 +128,16 @@ fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -
 }
 
 pub fn refused(error: IntakeError) -> Problem {
+    refused_all(error, 1)
+}
+
+fn refused_all(error: IntakeError, runs: usize) -> Problem {
+    let reason = if matches!(error, IntakeError::Full) { "overload" } else { "store" };
+    metrics::counter!(RUNS_REJECTED, "reason" => reason).increment(runs as u64);
     match error {
-        IntakeError::Full => {
-            metrics::counter!(RUNS_REJECTED, "reason" => "overload").increment(1);
-            Problem::new(Code::Overloaded, error.to_string()).retry_after(1)
-        }
-        IntakeError::Store(error) => {
-            metrics::counter!(RUNS_REJECTED, "reason" => "store").increment(1);
-            Problem::from(&*error)
-        }
-        IntakeError::NoAnswer => {
-            metrics::counter!(RUNS_REJECTED, "reason" => "store").increment(1);
-            Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1)
-        }
+        IntakeError::Full => Problem::new(Code::Overloaded, error.to_string()).retry_after(1),
+        IntakeError::Store(error) => Problem::from(&*error),
+        IntakeError::NoAnswer => Problem::new(Code::StoreUnavailable, error.to_string()).retry_after(1),
     }
 }
 
@@ -152,8 +150,8 @@ pub async fn batch(
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
     let now = api.now();
-    let mut sent = match body::media(&request)? {
-        Media::Json => sent_as_json(&api.body(payload, &request).await?, &api, now)?,
+    let (mut sent, seat) = match body::media(&request)? {
+        Media::Json => sent_as_json(api.body(payload, &request).await?, &api, now).await?,
         Media::Ndjson => sent_as_lines(payload, &request, &api, now).await?,
     };
     if sent.verdicts.is_empty() {
@@ -162,7 +160,17 @@ pub async fn batch(
     if !sent.wishes.is_empty() {
         take(&api, caller.env.as_str(), &mut sent, now).await?;
     }
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts)))
+    let answer = HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts));
+    // Up to here the request is in memory.
+    drop(seat);
+    Ok(answer)
+}
+
+/// Lets this thread's other requests have a turn now and then, while it is busy with a long one.
+async fn breathe(done: usize) {
+    if done % TURN == TURN - 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// What was sent at once: a verdict for each, and those that may be taken in with their index.
@@ -184,16 +192,17 @@ impl Sent {
     }
 }
 
-fn sent_as_json(body: &[u8], api: &Api, now: Timestamp) -> Result<Sent, Problem> {
-    let mut fields = Fields::parse(body)?;
+async fn sent_as_json(body: Body, api: &Api, now: Timestamp) -> Result<(Sent, Seat), Problem> {
+    let mut fields = Fields::parse(&body)?;
     let mut sent = Sent::default();
-    for mut item in fields.items("runs", 1..=BATCH_MAX) {
+    for (index, mut item) in fields.items("runs", 1..=BATCH_MAX).enumerate() {
         let wish = Wish::read(&mut item, &api.runs.tasks, now);
         sent.keep(item.finish().map(|()| wish));
+        breathe(index).await;
     }
     fields.reject_unknown();
     fields.finish()?;
-    Ok(sent)
+    Ok((sent, body.seat))
 }
 
 async fn sent_as_lines(
@@ -201,12 +210,13 @@ async fn sent_as_lines(
     request: &HttpRequest,
     api: &Api,
     now: Timestamp,
-) -> Result<Sent, Problem> {
+) -> Result<(Sent, Seat), Problem> {
     let limits = LineLimits {
         line_bytes_max: api.body_limits.bytes_max,
         lines_max: BATCH_MAX as u64,
         whole: body::Limits::of(api.body_limits.bytes_max.saturating_mul(8)),
     };
+    let seat = api.room.enter(body::expected(request, limits.whole.bytes_max)?).await?;
     let mut lines = Lines::open(payload, request, &limits)?;
     let mut sent = Sent::default();
     while let Some(line) = lines.next().await? {
@@ -214,32 +224,41 @@ async fn sent_as_lines(
             let wish = Wish::read(&mut fields, &api.runs.tasks, now);
             fields.finish().map(|()| wish)
         }));
+        breathe(sent.verdicts.len()).await;
     }
-    Ok(sent)
+    Ok((sent, seat))
 }
 
-/// Takes in what may be, all in one commit.
+/// Takes in what may be. The whole request fails only if nothing of it was taken.
 async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
     let wishes = std::mem::take(&mut sent.wishes);
     admit(api, env, wishes.len(), now).await?;
     let buffered = diverted(api, env, wishes.len());
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
-    for (index, wish) in wishes {
+    for (done, (index, wish)) in wishes.into_iter().enumerate() {
+        breathe(done).await;
         let record = record_of(api, env, wish, buffered, now)?;
         let body = RunView::of_new(&record).without_payload().json();
         sent.verdicts[index] = Verdict::Taken { body, status: status_of(buffered) };
         indices.push(index);
         records.push(record);
     }
-    let accepted = api.runs.intake.take(records).await.map_err(refused)?;
-    for (index, accepted) in indices.into_iter().zip(accepted) {
-        match accepted {
-            Accepted::New => {}
-            Accepted::Replayed { answer, .. } => {
+    let count = records.len();
+    let verdicts = api.runs.intake.take(records).await.map_err(|error| refused_all(error, count))?;
+    if verdicts.iter().all(Result::is_err)
+        && let Some(Err(error)) = verdicts.first()
+    {
+        return Err(refused_all(error.clone(), count));
+    }
+    for (index, verdict) in indices.into_iter().zip(verdicts) {
+        match verdict {
+            Ok(Accepted::New) => {}
+            Ok(Accepted::Replayed { answer, .. }) => {
                 let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
                 sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
             }
-            Accepted::Mismatch { run } => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
+            Ok(Accepted::Mismatch { run }) => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
+            Err(error) => sent.verdicts[index] = Verdict::Refused(refused(error)),
         }
     }
     Ok(())

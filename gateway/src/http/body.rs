@@ -118,6 +118,12 @@ fn is_absent(headers: &HeaderMap) -> bool {
     empty && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
+/// What a body may come to: its declared length, or all that is allowed.
+pub fn expected(request: &HttpRequest, bytes_max: usize) -> Result<usize, Problem> {
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    Ok(if chunked { bytes_max } else { declared(request, bytes_max)? })
+}
+
 /// Refuses a declared length over the limit, so that nothing of it is read.
 fn declared(request: &HttpRequest, bytes_max: usize) -> Result<usize, Problem> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());

@@ -211,7 +211,23 @@ impl<'a> Fields<'a> {
 
     /// The objects of a list, each to be read and finished by itself. An item that is no object reads as an
     /// object without fields that is already wrong.
-    pub fn items(&mut self, name: &'static str, count: RangeInclusive<usize>) -> Vec<Fields<'a>> {
+    pub fn items(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+    ) -> impl Iterator<Item = Fields<'a>> + use<'a> {
+        let list = format!("{}/{name}", self.at);
+        self.listed(name, count).into_iter().enumerate().map(move |(index, raw)| {
+            let (at, mut faults) = (format!("{list}/{index}"), Faults::default());
+            let members = scan::object(raw.get()).unwrap_or_else(|| {
+                faults.add(at.clone(), "type", format!("must be an object, not {}", kind(raw)));
+                Vec::new()
+            });
+            Fields { members, at, faults }
+        })
+    }
+
+    fn listed(&mut self, name: &'static str, count: RangeInclusive<usize>) -> Vec<&'a RawValue> {
         let Some(raw) = self.value(name) else {
             self.missing(name);
             return Vec::new();
@@ -229,16 +245,7 @@ impl<'a> Fields<'a> {
             self.refuse::<()>(name, "too_few", format!("must have {} items at least", count.start()));
             return Vec::new();
         }
-        let at = |index: usize| format!("{}/{name}/{index}", self.at);
-        let read = |(index, raw): (usize, &'a RawValue)| {
-            let mut faults = Faults::default();
-            let members = scan::object(raw.get()).unwrap_or_else(|| {
-                faults.add(at(index), "type", format!("must be an object, not {}", kind(raw)));
-                Vec::new()
-            });
-            Fields { members, at: at(index), faults }
-        };
-        items.into_iter().enumerate().map(read).collect()
+        items
     }
 
     /// Adds an error that only the caller can know of, such as two fields that exclude each other.

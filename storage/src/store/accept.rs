@@ -1,7 +1,7 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
 use super::hot::Hot;
-use super::{CHUNK, Pools, Store};
+use super::{CHUNK, KEPT, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
@@ -193,16 +193,18 @@ impl Store {
                 // All statements in one go: each go is a trip to the connection's own thread.
                 let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
                 insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
-                whole.push("COMMIT").build().execute(&mut *writer.acquire().await?).await?;
+                let mut writing = writer.acquire().await?;
+                whole.push("COMMIT").build().persistent(records.len() <= KEPT).execute(&mut *writing).await?;
+                writing.done();
                 Known::new()
             }
             Pools::Sqlite { writer, .. } => {
-                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let mut tx = writer.begin().await?;
                 let known = put_keys_sqlite(&mut tx, &keyed, now).await?;
                 for part in fresh(records, &keyed, &known).chunks(TOGETHER) {
                     let mut insert = QueryBuilder::<Sqlite>::new("");
                     insert_sqlite(&mut insert, part, node);
-                    insert.build().execute(&mut *tx).await?;
+                    insert.build().persistent(false).execute(&mut *tx).await?;
                 }
                 reached(Failpoint::AcceptOpen);
                 tx.commit().await?;
@@ -308,7 +310,7 @@ async fn put_keys_sqlite(tx: &mut SqliteConnection, keyed: &Keyed<'_>, now: i64)
                 .push_bind(own.expires_at.millis());
         });
         insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
-        let taken: HashSet<(String, String)> = insert.build_query_as().fetch_all(&mut *tx).await?.into_iter().collect();
+        let taken: HashSet<(String, String)> = insert.build_query_as().persistent(false).fetch_all(&mut *tx).await?.into_iter().collect();
         for (record, own) in part {
             let key = (record.env.clone(), own.key.clone());
             if !taken.contains(&key) {

@@ -86,7 +86,7 @@ impl Store {
                 sqlx::query(LET_THROUGH_POSTGRES).bind(env).bind(limit).execute(pool).await?.rows_affected()
             }
             Pools::Sqlite { writer, .. } => {
-                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let mut tx = writer.begin().await?;
                 let moved = sqlx::query(LET_THROUGH_SQLITE).bind(env).bind(limit).execute(&mut *tx).await?;
                 reached(Failpoint::MaterialiseOpen);
                 sqlx::query(DELETE_LET_THROUGH).bind(env).bind(limit).execute(&mut *tx).await?;

@@ -4,7 +4,7 @@
 use super::caps::{Cap, begin_under, count_postgres, count_sqlite};
 use super::hot::Hot;
 use super::taking::{Claimed, Taking, claim_under};
-use super::{CHUNK, Pools, Store, on_pool};
+use super::{CHUNK, KEPT, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
@@ -197,12 +197,14 @@ impl Store {
         let holder = self.holder(taker);
         let claimed = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let leased = claim_at_once_sqlite(&mut *writer.acquire().await?, &asked, holder, now).await?;
+                let mut writing = writer.acquire().await?;
+                let leased = claim_at_once_sqlite(&mut writing, &asked, holder, now).await?;
+                writing.done();
                 taking.took(&asked, leased);
                 taking.done()
             }
             Pools::Sqlite { writer, .. } => {
-                let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                let mut tx = writer.begin().await?;
                 let taking = Taking::new(shares, caps, count_sqlite(&mut tx, caps).await?);
                 let claimed = claim_under!(tx, taking, claim_sqlite, holder, now);
                 dress_sqlite(&mut tx, &claimed.leased, taker).await?;
@@ -249,7 +251,7 @@ impl Store {
                     ids.push_bind(run.as_str());
                 }
                 select.push(")");
-                select.build_query_as().fetch_all(pool).await?
+                select.build_query_as().persistent(false).fetch_all(pool).await?
             });
             payloads.extend(found.into_iter().map(|(id, payload)| (RunId::from_text(id), payload)));
         }
@@ -258,7 +260,7 @@ impl Store {
 }
 
 /// The common case in two trips to the connection's thread: one takes, one removes and commits. Left in the
-/// middle, the connection is rolled back when it is released.
+/// middle, the connection is rolled back before its next use.
 async fn claim_at_once_sqlite(
     connection: &mut SqliteConnection,
     shares: &[Share],
@@ -272,7 +274,7 @@ async fn claim_at_once_sqlite(
         take.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
         take.push(") ORDER BY rank, run_id LIMIT ").push_bind(share.runs).push(CLAIM_SQLITE_TAIL);
     }
-    let raw: Vec<RawLeased> = take.build_query_as().fetch_all(&mut *connection).await?;
+    let raw: Vec<RawLeased> = take.build_query_as().persistent(shares.len() == 1).fetch_all(&mut *connection).await?;
     let mut remove = QueryBuilder::<Sqlite>::new("");
     if !raw.is_empty() {
         remove.push("DELETE FROM ready WHERE run_id IN (");
@@ -282,7 +284,7 @@ async fn claim_at_once_sqlite(
         }
         remove.push("); ");
     }
-    remove.push("COMMIT").build().execute(&mut *connection).await?;
+    remove.push("COMMIT").build().persistent(raw.len() <= KEPT).execute(&mut *connection).await?;
     Ok(by_rank(raw))
 }
 
@@ -309,7 +311,7 @@ async fn claim_sqlite(
                 ids.push_bind(row.run_id.as_str());
             }
             delete.push(")");
-            delete.build().execute(&mut *tx).await?;
+            delete.build().persistent(false).execute(&mut *tx).await?;
         }
         leased.extend(raw);
     }

@@ -2,7 +2,7 @@
 //! `leases` in the transaction that ends it or makes it ready again (invariant 7).
 
 use super::hot::Hot;
-use super::{CHUNK, Pools, Store};
+use super::{CHUNK, KEPT, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
@@ -164,10 +164,13 @@ impl Store {
                     done
                 }
                 Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
-                    succeed_sqlite(&mut *writer.acquire().await?, &heard, now).await?
+                    let mut writing = writer.acquire().await?;
+                    let done = succeed_sqlite(&mut writing, &heard, now).await?;
+                    writing.done();
+                    done
                 }
                 Pools::Sqlite { writer, .. } => {
-                    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+                    let mut tx = writer.begin().await?;
                     let done = settle_sqlite(&mut tx, &heard, now).await?;
                     reached(Failpoint::FinishOpen);
                     tx.commit().await?;
@@ -245,7 +248,7 @@ async fn succeed_postgres(
 }
 
 /// In two trips to the connection's thread: one ends the leases, one writes the records and commits. Left in the
-/// middle, the connection is rolled back when it is released.
+/// middle, the connection is rolled back before its next use.
 async fn succeed_sqlite(
     connection: &mut SqliteConnection,
     verdicts: &[Cow<'_, RunVerdict>],
@@ -253,7 +256,7 @@ async fn succeed_sqlite(
 ) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
     end_leases_sqlite(&mut delete, verdicts);
-    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *connection).await?;
+    let leases: Vec<Lease> = delete.build_query_as().persistent(verdicts.len() <= KEPT).fetch_all(&mut *connection).await?;
     let by_run: HashMap<&str, &RunVerdict> =
         verdicts.iter().map(|verdict| (verdict.run.as_str(), &**verdict)).collect();
     let end = |lease| {
@@ -267,7 +270,7 @@ async fn succeed_sqlite(
         end_records_sqlite(&mut update, &ends, now);
         update.push("; ");
     }
-    update.push("COMMIT").build().execute(&mut *connection).await?;
+    update.push("COMMIT").build().persistent(ends.len() <= KEPT).execute(&mut *connection).await?;
     let done = leases.iter().map(|lease| {
         let one = finished(&lease.run_id, &lease.env, &lease.basin, &lease.lane, RunState::Succeeded);
         ((lease.run_id.clone(), lease.epoch), one)
@@ -308,7 +311,7 @@ macro_rules! apply {
             insert.push_values(failed, |mut row, end| {
                 row.push_bind(end.lease.run_id.as_str()).push_bind(end.lease.env.as_str()).push_bind(end.state.word());
             });
-            insert.build().execute(&mut *$tx).await?;
+            insert.build().persistent(false).execute(&mut *$tx).await?;
         }
         if !again.is_empty() {
             let mut insert = QueryBuilder::<$Db>::new(
@@ -330,7 +333,7 @@ macro_rules! apply {
                     .push_bind(lease.max_duration_ms)
                     .push_bind($now.millis());
             });
-            insert.build().execute(&mut *$tx).await?;
+            insert.build().persistent(false).execute(&mut *$tx).await?;
             let mut insert = QueryBuilder::<$Db>::new(
                 "INSERT INTO attempts (run_id, epoch, state, code, reason, holder, leased_at, settled_at) ",
             );
@@ -344,7 +347,7 @@ macro_rules! apply {
                     .push_bind(lease.leased_at)
                     .push_bind($now.millis());
             });
-            insert.build().execute(&mut *$tx).await?;
+            insert.build().persistent(false).execute(&mut *$tx).await?;
         }
         Ok(done)
     }};
@@ -370,7 +373,7 @@ async fn settle_sqlite(
 ) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("");
     end_leases_sqlite(&mut delete, verdicts);
-    let leases: Vec<Lease> = delete.build_query_as().fetch_all(&mut *tx).await?;
+    let leases: Vec<Lease> = delete.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
     apply!(tx, Sqlite, leases, verdicts, now, write_ends_sqlite)
 }
 
@@ -415,7 +418,7 @@ async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Time
 async fn write_ends_sqlite(tx: &mut SqliteConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {
     let mut update = QueryBuilder::<Sqlite>::new("");
     end_records_sqlite(&mut update, ends, now);
-    all_of(update.build().execute(&mut *tx).await?.rows_affected(), ends)
+    all_of(update.build().persistent(false).execute(&mut *tx).await?.rows_affected(), ends)
 }
 
 fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: Timestamp) {

@@ -1,4 +1,5 @@
-//! Connections for what happens thousands of times a second: taking runs in, claiming them, ending them.
+//! Connections for what happens thousands of times a second, taking runs in, claiming them, ending them, and for
+//! what must never wait for a connection.
 //!
 //! Each belongs to one kind of work, which happens one at a time per node anyway. It is not tested before every
 //! use and not rolled back after it, which would triple the round trips of a single statement: a connection
@@ -19,6 +20,8 @@ pub(super) enum Hot {
     Accept,
     Claim,
     Finish,
+    /// Keeping this node's lease, which must not wait for anything else.
+    Lease,
 }
 
 #[derive(Debug)]
@@ -27,11 +30,18 @@ pub(super) struct HotConnections {
     accept: Mutex<Option<PgConnection>>,
     claim: Mutex<Option<PgConnection>>,
     finish: Mutex<Option<PgConnection>>,
+    lease: Mutex<Option<PgConnection>>,
 }
 
 impl HotConnections {
     pub(super) fn new(options: PgConnectOptions) -> HotConnections {
-        HotConnections { options, accept: Mutex::default(), claim: Mutex::default(), finish: Mutex::default() }
+        HotConnections {
+            options,
+            accept: Mutex::default(),
+            claim: Mutex::default(),
+            finish: Mutex::default(),
+            lease: Mutex::default(),
+        }
     }
 
     fn slot(&self, hot: Hot) -> &Mutex<Option<PgConnection>> {
@@ -39,6 +49,7 @@ impl HotConnections {
             Hot::Accept => &self.accept,
             Hot::Claim => &self.claim,
             Hot::Finish => &self.finish,
+            Hot::Lease => &self.lease,
         }
     }
 
@@ -62,7 +73,7 @@ impl HotConnections {
     }
 
     pub(super) async fn close(&self) {
-        for slot in [&self.accept, &self.claim, &self.finish] {
+        for slot in [&self.accept, &self.claim, &self.finish, &self.lease] {
             if let Some(connection) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }

@@ -87,12 +87,12 @@ impl Store {
                         .push_bind(run.reserve_nanos)
                         .push_bind(now.millis());
                 });
-                insert.build().execute(&mut *tx).await?;
+                insert.build().persistent(false).execute(&mut *tx).await?;
                 let mut bodies = QueryBuilder::<Db>::new("INSERT INTO run_bodies (run_id, body) ");
                 bodies.push_values(chunk, |mut row, run| {
                     row.push_bind(run.id.as_str()).push_bind(&run.body);
                 });
-                bodies.build().execute(&mut *tx).await?;
+                bodies.build().persistent(false).execute(&mut *tx).await?;
             }
             reached(Failpoint::ImportChunkOpen);
         });

@@ -1,6 +1,7 @@
 //! Nodes and their leases. A node's lease covers everything that names it as holder.
 
-use super::{Store, expect_one, in_tx, on_pool};
+use super::hot::Hot;
+use super::{Pools, Store, expect_one, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
 use std::time::Duration;
@@ -47,6 +48,12 @@ SELECT id, host, pid, state, lease_until FROM nodes WHERE state <> 'gone' ORDER 
 const DATABASE_NOW: &str = "-- database_now
 SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 
+macro_rules! renew {
+    ($connection:expr, $node:expr, $until:expr) => {
+        sqlx::query(RENEW).bind($node).bind($until.millis()).execute($connection).await?.rows_affected()
+    };
+}
+
 impl Store {
     pub(super) async fn register_node(&self, lease: Duration) -> Result<(), StoreError> {
         self.follow_database_time().await?;
@@ -74,12 +81,26 @@ impl Store {
 
     /// Extends this node's lease to `now + lease`. `Moved` when somebody has already declared it gone.
     pub async fn renew_lease(&self, lease: Duration) -> Result<Timestamp, StoreError> {
-        self.follow_database_time().await?;
-        let until = self.now() + lease;
         let node = self.node().as_str();
-        let changed = in_tx!(self, |tx| {
-            sqlx::query(RENEW).bind(node).bind(until.millis()).execute(&mut *tx).await?.rows_affected()
-        });
+        let (until, changed) = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } => {
+                let until = self.now() + lease;
+                let mut writing = writer.acquire().await?;
+                let changed = renew!(&mut *writing, node, until);
+                writing.done();
+                (until, changed)
+            }
+            // On a connection of its own: a node must not lose its lease because others use up the pool.
+            Pools::Postgres { hot, .. } => {
+                hot.on(Hot::Lease, async |connection| {
+                    let millis = sqlx::query_scalar(DATABASE_NOW).fetch_one(&mut *connection).await?;
+                    self.inner.clock.follow(Timestamp::from_millis(millis));
+                    let until = self.now() + lease;
+                    Ok((until, renew!(connection, node, until)))
+                })
+                .await?
+            }
+        };
         expect_one(changed, "node", node, "gone")?;
         Ok(until)
     }
@@ -112,7 +133,7 @@ impl Store {
     }
 
     async fn follow_database_time(&self) -> Result<(), StoreError> {
-        if let super::Pools::Postgres { pool, .. } = &self.inner.pools {
+        if let Pools::Postgres { pool, .. } = &self.inner.pools {
             let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
             self.inner.clock.follow(Timestamp::from_millis(millis));
         }

@@ -80,7 +80,7 @@ impl Store {
                         .push_bind(chunk.data.as_slice());
                 });
                 insert.push(" ON CONFLICT (run_id, epoch, stream, seq) DO NOTHING");
-                insert.build().execute(&mut *tx).await?;
+                insert.build().persistent(false).execute(&mut *tx).await?;
             }
             for part in ended.chunks(CHUNK) {
                 let mut insert =
@@ -93,7 +93,7 @@ impl Store {
                         .push_bind(*dropped);
                 });
                 insert.push(" ON CONFLICT (run_id, epoch, stream) DO NOTHING");
-                insert.build().execute(&mut *tx).await?;
+                insert.build().persistent(false).execute(&mut *tx).await?;
             }
         });
         Ok(())

@@ -278,7 +278,7 @@ impl Store {
                 select.push(" AND r.accepted_at < ").push_bind(time.millis());
             }
             select.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(limit);
-            select.build_query_as().fetch_all(pool).await?
+            select.build_query_as().persistent(false).fetch_all(pool).await?
         });
         raw.into_iter().map(RunRecord::try_from).collect()
     }

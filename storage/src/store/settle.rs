@@ -125,7 +125,7 @@ impl Store {
                 positions.push_bind(verdict.pos);
             }
             select.push(")");
-            let open: Vec<OpenRequest> = select.build_query_as().fetch_all(&mut *tx).await?;
+            let open: Vec<OpenRequest> = select.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
             let changes = changes(&open, verdicts);
             let tally = Tally::of(&changes);
             let done = sqlx::query(SETTLE_BATCH)
@@ -161,7 +161,7 @@ impl Store {
                 ") AS v WHERE attempts.run_id = v.column1 AND attempts.epoch = v.column2
                 AND attempts.verdict = 'open' AND attempts.state IN ('leased', 'started')",
             );
-            let attempts = update.build().execute(&mut *tx).await?.rows_affected();
+            let attempts = update.build().persistent(false).execute(&mut *tx).await?.rows_affected();
             expect_one(u64::from(attempts.cast_signed() == tally.all()), "batch", fence.batch.as_str(), "settled")?;
             let mut update = QueryBuilder::<Db>::new(
                 "UPDATE runs SET state = v.column3, attempts = v.column4, carrier = NULL, code = v.column5,
@@ -179,7 +179,7 @@ impl Store {
                     .push_bind(finished);
             });
             update.push(") AS v WHERE runs.id = v.column1 AND runs.epoch = v.column2 AND runs.state = 'running'");
-            let runs = update.build().execute(&mut *tx).await?.rows_affected();
+            let runs = update.build().persistent(false).execute(&mut *tx).await?.rows_affected();
             expect_one(u64::from(runs.cast_signed() == tally.all()), "batch", fence.batch.as_str(), "settled")?;
             let own: Vec<_> = changes.iter().filter(|change| change.verdict.state.counts()).collect();
             if !own.is_empty() {
@@ -193,7 +193,7 @@ impl Store {
                     " ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, line = excluded.line
                     WHERE run_results.epoch < excluded.epoch",
                 );
-                insert.build().execute(&mut *tx).await?;
+                insert.build().persistent(false).execute(&mut *tx).await?;
             }
             sqlx::query(SETTLE_POOL)
                 .bind(fence.batch.as_str())

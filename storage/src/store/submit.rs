@@ -76,7 +76,7 @@ macro_rules! take_step {
         update.push(" WHERE id = ").push_bind(fence.batch.as_str());
         update.push(" AND epoch = ").push_bind(fence.epoch.number());
         update.push(" AND state = ").push_bind(step.from.word());
-        let done = update.build().execute(&mut *$tx).await?;
+        let done = update.build().persistent(false).execute(&mut *$tx).await?;
         expect_one(done.rows_affected(), "batch", fence.batch.as_str(), "elsewhere")?;
         log_batch!($tx, fence.batch.as_str(), step.now, fence.epoch, step.event.word(), step.data.to_string());
     }};
@@ -238,7 +238,7 @@ impl Store {
             update.push(" WHERE id = ").push_bind(fence.batch.as_str());
             update.push(" AND epoch = ").push_bind(fence.epoch.number());
             update.push(" AND state = ").push_bind(state.word());
-            update.build().execute(&mut *tx).await?.rows_affected()
+            update.build().persistent(false).execute(&mut *tx).await?.rows_affected()
         });
         expect_one(changed, "batch", fence.batch.as_str(), "elsewhere")
     }

@@ -132,7 +132,7 @@ macro_rules! end_waiting {
             ", reason = gone.reason, epoch = gone.epoch, attempts = gone.attempts
             FROM gone WHERE run_records.id = gone.run_id AND run_records.state = 'open'",
         );
-        let changed = update.build().execute(&mut *$tx).await?.rows_affected();
+        let changed = update.build().persistent(false).execute(&mut *$tx).await?.rows_affected();
         if changed != gone.len() as u64 {
             let id = gone.first().map(|run| run.run_id.clone()).unwrap_or_default();
             return Err(StoreError::Moved { entity: "run", id, now: "ended, though it waited".to_owned() });
@@ -141,7 +141,7 @@ macro_rules! end_waiting {
         insert.push_values(gone, |mut row, run| {
             row.push_bind(run.run_id.as_str()).push_bind(run.env.as_str()).push_bind($state.word());
         });
-        insert.build().execute(&mut *$tx).await?;
+        insert.build().persistent(false).execute(&mut *$tx).await?;
     }};
 }
 

@@ -250,7 +250,7 @@ fn items_are_read_and_refused_one_by_one() {
         (58, r#"{"runs":{}}"#, Code::InvalidField),
     ] {
         let mut fields = Fields::parse(body.as_bytes()).expect("an object");
-        assert!(fields.items("runs", 1..=2).is_empty());
+        assert!(fields.items("runs", 1..=2).next().is_none());
         assert_eq!(fields.finish().err().map(|problem| problem.code), Some(code), "row {row}");
     }
 }
