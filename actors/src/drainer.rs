@@ -117,7 +117,8 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
     if !parts.gates.drainer_off.load(Ordering::Acquire) && parts.gates.buffered.swap(false, Ordering::AcqRel) {
         let_through(parts, memory).await?;
     }
-    while parts.may_claim() {
+    // The settler rings when it has caught up.
+    while parts.may_claim() && !parts.settler.is_behind() {
         let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
         let mut waiting = waiting(parts);
         if free == 0 && parts.queue.works_ahead(parts.settings.slots) {

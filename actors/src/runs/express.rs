@@ -24,7 +24,7 @@ impl Express {
     /// else waits that would come first: as many as workers are free for while nothing waits at all, and beside
     /// the flood of others, where runs are short, a few of envs of which nothing waits.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
-        if self.gates.no_claims.load(Ordering::Acquire) {
+        if self.gates.no_claims.load(Ordering::Acquire) || self.settler.is_behind() {
             return;
         }
         let idle = self.lanes.is_empty();

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 /// How long the rows of one commit should take at least.
-const MOMENT_MICROS: u64 = 4_000;
-const ROWS_MIN: u64 = 64;
+const MOMENT_MICROS: u64 = 2_000;
+const ROWS_MIN: u64 = 32;
 const ROWS_MAX: u64 = 500;
 
 #[derive(Debug, Clone)]

@@ -19,6 +19,9 @@ use tracing::{error, warn};
 /// Changes that a slow follower may lag behind before it has to look for itself.
 const NEWS: usize = 4_096;
 
+/// Verdicts that wait for the store while more runs are still begun.
+const BEHIND: usize = 2_048;
+
 /// A run has changed; who follows it looks it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
@@ -39,7 +42,7 @@ pub struct Settler {
 
 impl Settler {
     pub(super) fn start(store: Store, lanes: Arc<LaneIndex>, doorbell: Arc<Notify>, runtime: &Handle) -> Settler {
-        // Not bounded here: there are never more verdicts than runs in hand, which the claims bound.
+        // Not bounded here: nothing is claimed while this is behind, and what is in hand may always end.
         let (verdicts, queue) = mpsc::unbounded_channel();
         let (news, _) = broadcast::channel(NEWS);
         let settler = Settler { verdicts, news: news.clone(), pending: Arc::default(), held: Arc::default() };
@@ -71,6 +74,11 @@ impl Settler {
     /// Verdicts that are not durable yet.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
+    }
+
+    /// Whether so many verdicts wait that no more runs should be begun.
+    pub fn is_behind(&self) -> bool {
+        self.pending() >= BEHIND
     }
 
     /// What is settled from now on.

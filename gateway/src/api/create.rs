@@ -3,6 +3,7 @@
 use super::Api;
 use super::gate::Decision;
 use super::new_run::Wish;
+use super::quota::Admitted;
 use super::view::RunView;
 use crate::http::body::{self, LineLimits, Lines, Media};
 use crate::http::fields::Fields;
@@ -41,7 +42,7 @@ pub async fn one(
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
-    admit(&api, caller.env.as_str(), 1, now).await?;
+    let _admitted = admit(&api, caller.env.as_str(), 1, now).await?;
     let buffered = diverted(&api, caller.env.as_str(), 1);
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
@@ -85,7 +86,7 @@ fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 }
 
 /// Whether an env may have more runs waiting.
-async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), Problem> {
+async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> Result<Admitted<'a>, Problem> {
     if api.draining.load(Ordering::Acquire) {
         return Err(Problem::new(Code::Draining, "this node is stopping; another one takes the request").retry_after(1));
     }
@@ -103,8 +104,7 @@ async fn admit(api: &Api, env: &str, runs: usize, now: Timestamp) -> Result<(), 
         let detail = format!("{waiting} runs of {env} wait already; at most {most} may");
         return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(5));
     }
-    api.quotas.add(env, runs as i64);
-    Ok(())
+    Ok(api.quotas.admit(env, runs as i64))
 }
 
 fn diverted(api: &Api, env: &str, runs: usize) -> bool {
@@ -232,7 +232,7 @@ async fn sent_as_lines(
 /// Takes in what may be. The whole request fails only if nothing of it was taken.
 async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
     let wishes = std::mem::take(&mut sent.wishes);
-    admit(api, env, wishes.len(), now).await?;
+    let _admitted = admit(api, env, wishes.len(), now).await?;
     let buffered = diverted(api, env, wishes.len());
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
     for (done, (index, wish)) in wishes.into_iter().enumerate() {

@@ -1,13 +1,18 @@
 //! Takes runs in: many in one commit, each either ready or buffered, each once per idempotency key.
 
+mod postgres;
+mod sqlite;
+
 use super::hot::Hot;
-use super::{CHUNK, KEPT, Pools, Store};
+use super::{KEPT, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
 use crate::store::Leased;
-use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
-use std::collections::{HashMap, HashSet};
+use postgres::accept_postgres;
+use sqlite::{insert_sqlite, put_keys_sqlite};
+use sqlx::{QueryBuilder, Sqlite};
+use std::collections::HashMap;
 
 /// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
 const TOGETHER: usize = 1_500;
@@ -140,41 +145,8 @@ const TAKE_EXPIRED: &str = " ON CONFLICT (env, key) DO UPDATE SET run_id = exclu
     fingerprint = excluded.fingerprint, answer = excluded.answer, expires_at = excluded.expires_at
 WHERE idempotency.expires_at <= ";
 
-const KEYS_POSTGRES: &str = "-- put_keys
-INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at)
-SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGINT[])
-ON CONFLICT (env, key) DO UPDATE SET run_id = excluded.run_id, fingerprint = excluded.fingerprint,
-    answer = excluded.answer, expires_at = excluded.expires_at
-WHERE idempotency.expires_at <= $7
-RETURNING env, key";
-
 const HELD: &str = "-- held_key
 SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
-
-/// One statement and so one commit of its own, however many runs.
-const ACCEPT_POSTGRES: &str = "-- accept
-WITH new AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
-        $7::TEXT[], $8::BIGINT[], $9::TEXT[], $10::TEXT[], $11::TEXT[], $12::TEXT[], $13::TEXT[], $14::TEXT[],
-        $15::TEXT[], $16::BIGINT[], $17::BIGINT[], $18::BIGINT[], $19::BIGINT[], $20::BIGINT[], $21::BIGINT[],
-        $22::BOOLEAN[], $23::BOOLEAN[])
-    AS t(id, env, task, basin, queue, lane, concurrency_key, priority, payload, tags, metadata, idempotency_key, source,
-        session_id, replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, rank, buffered, leased)),
-records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
-        idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before, expires_at)
-    SELECT id, env, task, queue, priority, payload, tags, metadata, concurrency_key, idempotency_key, source, session_id,
-        replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at FROM new),
-held AS (INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms,
-        accepted_at)
-    SELECT id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms, accepted_at
-    FROM new WHERE buffered),
-taken AS (INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
-        max_duration_ms, since, holder, leased_at)
-    SELECT id, env, basin, lane, task, rank, expires_at, 1, 1, max_attempts, max_duration_ms, accepted_at, $24, accepted_at
-    FROM new WHERE leased)
-INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
-    max_duration_ms, since)
-SELECT id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM new WHERE NOT buffered AND NOT leased";
 
 impl Store {
     /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
@@ -218,26 +190,6 @@ impl Store {
         reached(Failpoint::AcceptStored);
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
     }
-}
-
-/// Without keys one statement is enough, which commits by itself.
-async fn accept_postgres(
-    connection: &mut PgConnection,
-    records: &[NewRecord],
-    keyed: &Keyed<'_>,
-    node: &str,
-    now: i64,
-) -> Result<Known, StoreError> {
-    if keyed.is_empty() {
-        insert_postgres(connection, &records.iter().collect::<Vec<_>>(), node).await?;
-        return Ok(Known::new());
-    }
-    let mut tx = connection.begin().await?;
-    let known = put_keys_postgres(&mut tx, keyed, now).await?;
-    insert_postgres(&mut tx, &fresh(records, keyed, &known), node).await?;
-    reached(Failpoint::AcceptOpen);
-    tx.commit().await?;
-    Ok(known)
 }
 
 /// Who holds the keys that were not free.
@@ -293,204 +245,4 @@ fn in_order<'a>(keyed: &Keyed<'a>) -> Vec<(&'a NewRecord, &'a Idempotency)> {
         keyed.values().filter_map(|record| Some((*record, record.idempotency.as_ref()?))).collect();
     sorted.sort_unstable_by_key(|(record, own)| (&record.env, &own.key));
     sorted
-}
-
-/// Writes the keys that are free or have expired; returns who holds the others.
-async fn put_keys_sqlite(tx: &mut SqliteConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
-    let mut known = Known::new();
-    for part in in_order(keyed).chunks(CHUNK) {
-        let mut insert =
-            QueryBuilder::<Sqlite>::new("INSERT INTO idempotency (env, key, run_id, fingerprint, answer, expires_at) ");
-        insert.push_values(part, |mut row, (record, own)| {
-            row.push_bind(record.env.as_str())
-                .push_bind(own.key.as_str())
-                .push_bind(record.id.as_str())
-                .push_bind(own.fingerprint.as_str())
-                .push_bind(own.answer.as_str())
-                .push_bind(own.expires_at.millis());
-        });
-        insert.push(TAKE_EXPIRED).push_bind(now).push(" RETURNING env, key");
-        let taken: HashSet<(String, String)> = insert.build_query_as().persistent(false).fetch_all(&mut *tx).await?.into_iter().collect();
-        for (record, own) in part {
-            let key = (record.env.clone(), own.key.clone());
-            if !taken.contains(&key) {
-                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
-                known.insert(key, held);
-            }
-        }
-    }
-    Ok(known)
-}
-
-async fn put_keys_postgres(tx: &mut PgConnection, keyed: &Keyed<'_>, now: i64) -> Result<Known, StoreError> {
-    let mut known = Known::new();
-    for part in in_order(keyed).chunks(CHUNK) {
-        let taken: Vec<(String, String)> = sqlx::query_as(KEYS_POSTGRES)
-            .bind(part.iter().map(|(record, _)| record.env.as_str()).collect::<Vec<_>>())
-            .bind(part.iter().map(|(_, own)| own.key.as_str()).collect::<Vec<_>>())
-            .bind(part.iter().map(|(record, _)| record.id.as_str()).collect::<Vec<_>>())
-            .bind(part.iter().map(|(_, own)| own.fingerprint.as_str()).collect::<Vec<_>>())
-            .bind(part.iter().map(|(_, own)| own.answer.as_str()).collect::<Vec<_>>())
-            .bind(part.iter().map(|(_, own)| own.expires_at.millis()).collect::<Vec<_>>())
-            .bind(now)
-            .fetch_all(&mut *tx)
-            .await?;
-        let taken: HashSet<(String, String)> = taken.into_iter().collect();
-        for (record, own) in part {
-            let key = (record.env.clone(), own.key.clone());
-            if !taken.contains(&key) {
-                let held = sqlx::query_as(HELD).bind(&key.0).bind(&key.1).fetch_one(&mut *tx).await?;
-                known.insert(key, held);
-            }
-        }
-    }
-    Ok(known)
-}
-
-/// The statements that write runs.
-fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord], node: &str) {
-    insert.push(
-        "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
-            idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
-            expires_at) ",
-    );
-    insert.push_values(records, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.lane.queue())
-            .push_bind(record.priority)
-            .push_bind(record.payload.as_str())
-            .push_bind(record.tags.as_str())
-            .push_bind(record.metadata.as_str())
-            .push_bind(record.lane.key())
-            .push_bind(record.idempotency.as_ref().map(|own| own.key.as_str()))
-            .push_bind(record.source.word())
-            .push_bind(record.session_id.as_deref())
-            .push_bind(record.replay_of.as_ref().map(RunId::as_str))
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis())
-            .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis));
-    });
-    insert.push("; ");
-    let (held, passed): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
-    let (leased, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = passed.into_iter().partition(|record| record.leased);
-    if !held.is_empty() {
-        hold_sqlite(insert, &held);
-    }
-    if !ready.is_empty() {
-        make_ready_sqlite(insert, &ready);
-    }
-    if !leased.is_empty() {
-        lease_sqlite(insert, &leased, node);
-    }
-}
-
-fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, leased: &[&NewRecord], node: &str) {
-    insert.push(
-        "INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
-            max_duration_ms, since, holder, leased_at) ",
-    );
-    insert.push_values(leased, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.basin.as_str())
-            .push_bind(record.lane.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.rank())
-            .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(1_i64)
-            .push_bind(1_i64)
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis())
-            .push_bind(node)
-            .push_bind(record.accepted_at.millis());
-    });
-    insert.push("; ");
-}
-
-fn hold_sqlite(insert: &mut QueryBuilder<Sqlite>, held: &[&NewRecord]) {
-    insert.push(
-        "INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts,
-            max_duration_ms, accepted_at) ",
-    );
-    insert.push_values(held, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.basin.as_str())
-            .push_bind(record.lane.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.rank())
-            .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis());
-    });
-    insert.push("; ");
-}
-
-fn make_ready_sqlite(insert: &mut QueryBuilder<Sqlite>, ready: &[&NewRecord]) {
-    insert.push(
-        "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts,
-            max_attempts, max_duration_ms, since) ",
-    );
-    insert.push_values(ready, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.basin.as_str())
-            .push_bind(record.lane.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.rank())
-            .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(0_i64)
-            .push_bind(0_i64)
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis());
-    });
-    insert.push("; ");
-}
-
-async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord], node: &str) -> Result<(), StoreError> {
-    if records.is_empty() {
-        return Ok(());
-    }
-    macro_rules! column {
-        (|$record:ident| $value:expr) => {
-            records.iter().map(|$record| $value).collect::<Vec<_>>()
-        };
-    }
-    sqlx::query(ACCEPT_POSTGRES)
-        .bind(column!(|record| record.id.as_str()))
-        .bind(column!(|record| record.env.as_str()))
-        .bind(column!(|record| record.task.as_str()))
-        .bind(column!(|record| record.basin.as_str()))
-        .bind(column!(|record| record.lane.queue()))
-        .bind(column!(|record| record.lane.as_str()))
-        .bind(column!(|record| record.lane.key()))
-        .bind(column!(|record| record.priority))
-        .bind(column!(|record| record.payload.as_str()))
-        .bind(column!(|record| record.tags.as_str()))
-        .bind(column!(|record| record.metadata.as_str()))
-        .bind(column!(|record| record.idempotency.as_ref().map(|own| own.key.as_str())))
-        .bind(column!(|record| record.source.word()))
-        .bind(column!(|record| record.session_id.as_deref()))
-        .bind(column!(|record| record.replay_of.as_ref().map(RunId::as_str)))
-        .bind(column!(|record| record.max_attempts))
-        .bind(column!(|record| record.max_duration_ms))
-        .bind(column!(|record| record.accepted_at.millis()))
-        .bind(column!(|record| record.due_at()))
-        .bind(column!(|record| record.expires_at.map(Timestamp::millis)))
-        .bind(column!(|record| record.rank()))
-        .bind(column!(|record| record.buffered))
-        .bind(column!(|record| record.leased))
-        .bind(node)
-        .execute(connection)
-        .await?;
-    Ok(())
 }

@@ -6,7 +6,7 @@ use super::{CHUNK, KEPT, Pools, Store};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
-use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{Connection, PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
@@ -156,12 +156,15 @@ impl Store {
                 Pools::Postgres { hot, .. } if heard.iter().all(plain) => {
                     hot.on(Hot::Finish, async |connection| succeed_postgres(connection, &heard, now).await).await?
                 }
-                Pools::Postgres { pool, .. } => {
-                    let mut tx = pool.begin().await?;
-                    let done = settle_postgres(&mut tx, &heard, now).await?;
-                    reached(Failpoint::FinishOpen);
-                    tx.commit().await?;
-                    done
+                Pools::Postgres { hot, .. } => {
+                    let settle = async |connection: &mut PgConnection| {
+                        let mut tx = connection.begin().await?;
+                        let done = settle_postgres(&mut tx, &heard, now).await?;
+                        reached(Failpoint::FinishOpen);
+                        tx.commit().await?;
+                        Ok(done)
+                    };
+                    hot.on(Hot::Finish, settle).await?
                 }
                 Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
                     let mut writing = writer.acquire().await?;
@@ -256,7 +259,8 @@ async fn succeed_sqlite(
 ) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
     end_leases_sqlite(&mut delete, verdicts);
-    let leases: Vec<Lease> = delete.build_query_as().persistent(verdicts.len() <= KEPT).fetch_all(&mut *connection).await?;
+    let leases: Vec<Lease> =
+        delete.build_query_as().persistent(verdicts.len() <= KEPT).fetch_all(&mut *connection).await?;
     let by_run: HashMap<&str, &RunVerdict> =
         verdicts.iter().map(|verdict| (verdict.run.as_str(), &**verdict)).collect();
     let end = |lease| {

@@ -35,6 +35,10 @@ pub(super) struct HotConnections {
 
 impl HotConnections {
     pub(super) fn new(options: PgConnectOptions) -> HotConnections {
+        // Each statement names its rows, and its plan is made once, when the table may be as good as empty: a plan
+        // that reads the whole of it must never be kept for when it is not.
+        let options =
+            options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
         HotConnections {
             options,
             accept: Mutex::default(),

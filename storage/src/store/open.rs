@@ -7,7 +7,7 @@ use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Executor, Pool, Postgres, SqliteConnection};
+use sqlx::{Connection, Executor, Pool, Postgres, Sqlite};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const READERS: u32 = 4;
 /// Negative: KiB. Every connection has a cache of its own, so the readers' are small.
-const WRITER_CACHE: &str = "-16384";
+const WRITER_CACHE: &str = "-8192";
 const READER_CACHE: &str = "-2048";
 const POSTGRES_CONNECTIONS: u32 = 10;
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -141,10 +141,10 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         // Statements of fixed text. One whose text grows with its rows is prepared anew, `persistent(false)`: kept,
         // each would hold on to all of its rows' values.
         .statement_cache_capacity(200);
-    let mut writer = connect.clone().connect().await?;
-    assert_sqlite(&mut writer).await?;
-    sqlx::migrate!("migrations/sqlite").run(&mut writer).await?;
-    writer.close().await?;
+    let first = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await?;
+    assert_sqlite(&first).await?;
+    sqlx::migrate!("migrations/sqlite").run(&first).await?;
+    first.close().await;
     let writer = Box::new(Writer::connect(connect.clone()).await?);
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -155,18 +155,18 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
 }
 
 /// Reads the settings back, because a file system or an older file may not have taken them.
-async fn assert_sqlite(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut *connection).await?;
+async fn assert_sqlite(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(pool).await?;
     let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     if (next(), next(), next()) < OLDEST_SQLITE {
         return Err(StoreError::OldSqlite { found: version });
     }
-    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await?;
     if journal != "wal" {
         return Err(StoreError::Setting { setting: "journal_mode", expected: "wal", found: journal });
     }
-    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await?;
     if synchronous != 2 {
         let found = synchronous.to_string();
         return Err(StoreError::Setting { setting: "synchronous", expected: "2 (full)", found });

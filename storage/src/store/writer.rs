@@ -8,33 +8,34 @@ use crate::error::StoreError;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     /// `None` once it is closed.
-    connection: Mutex<Option<SqliteConnection>>,
+    connection: Arc<Mutex<Option<SqliteConnection>>>,
     /// The last use did not come to a good end. Changed by whoever has the connection.
-    dirty: AtomicBool,
+    dirty: Arc<AtomicBool>,
 }
 
 /// The connection while it is lent.
-pub(super) struct Writing<'a> {
-    connection: MappedMutexGuard<'a, SqliteConnection>,
-    dirty: &'a AtomicBool,
+pub(super) struct Writing {
+    connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
+    dirty: Arc<AtomicBool>,
 }
 
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
-        let connection = Mutex::new(Some(options.connect().await?));
-        Ok(Writer { options, connection, dirty: AtomicBool::new(false) })
+        let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
+        Ok(Writer { options, connection, dirty: Arc::default() })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
-    pub(super) async fn acquire(&self) -> Result<Writing<'_>, StoreError> {
-        let connection = MutexGuard::try_map(self.connection.lock().await, Option::as_mut);
+    pub(super) async fn acquire(&self) -> Result<Writing, StoreError> {
+        let connection = OwnedMutexGuard::try_map(self.connection.clone().lock_owned().await, Option::as_mut);
         let mut connection = connection.map_err(|_| sqlx::Error::PoolClosed)?;
         if self.dirty.swap(true, Ordering::AcqRel) {
             // That there is no transaction is the good answer; a thread that has died gives none any more.
@@ -43,11 +44,11 @@ impl Writer {
                 *connection = self.options.connect().await?;
             }
         }
-        Ok(Writing { connection, dirty: &self.dirty })
+        Ok(Writing { connection, dirty: self.dirty.clone() })
     }
 
     /// The same with a transaction begun.
-    pub(super) async fn begin(&self) -> Result<Writing<'_>, StoreError> {
+    pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         let mut writing = self.acquire().await?;
         writing.execute("BEGIN IMMEDIATE").await?;
         Ok(writing)
@@ -61,7 +62,7 @@ impl Writer {
     }
 }
 
-impl Writing<'_> {
+impl Writing {
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         self.execute("COMMIT").await?;
         self.done();
@@ -74,7 +75,7 @@ impl Writing<'_> {
     }
 }
 
-impl Deref for Writing<'_> {
+impl Deref for Writing {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
@@ -82,7 +83,7 @@ impl Deref for Writing<'_> {
     }
 }
 
-impl DerefMut for Writing<'_> {
+impl DerefMut for Writing {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }

@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn a_single_run_goes_with_the_next_commit_however_large_the_requests_before_it_are() {
         let mut line = Line::default();
-        let mut flood: Vec<_> = ["a", "b", "c"].iter().map(|name| wish(&mut line, name.parse().unwrap(), 50, 1)).collect();
+        let mut flood: Vec<_> =
+            ["a", "b", "c"].iter().map(|name| wish(&mut line, name.parse().unwrap(), 50, 1)).collect();
         let mut single = wish(&mut line, 's', 1, 1);
         let group = line.group(16, 1_000);
         assert!(names(&group).contains(&"s0"), "{:?}", names(&group));

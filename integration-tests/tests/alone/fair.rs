@@ -86,6 +86,7 @@ fn flooded(database: Database, samples: usize) -> (i64, i64, usize) {
 }
 
 fn a_flood_holds_nobody_up(database: Database) {
+    let _machine = crate::machine();
     let measured: Vec<_> = (0..TRIES).map(|_| flooded(database, 30)).scan(false, until_fair).collect();
     assert!(measured.last().is_some_and(fair), "waits alone and beside the flood in ms: {measured:?}");
 }
@@ -134,6 +135,7 @@ fn order_of_starts(database: Database, backlog: &[(String, usize)]) -> Vec<Strin
 }
 
 fn orgs_and_envs_share_equally(database: Database) {
+    let _machine = crate::machine();
     let mut backlog = vec![("single/dev".to_owned(), 6_000)];
     backlog.extend((0..20).map(|env| (format!("many/env{env:02}"), 300)));
     let starts = order_of_starts(database, &backlog);
@@ -165,6 +167,7 @@ fn serve_orgs_with_one_env_and_with_twenty_get_equal_shares_on_postgres() {
 }
 
 fn a_heavy_env_starves_no_light_one(database: Database) {
+    let _machine = crate::machine();
     let backlog = [("org/heavy".to_owned(), 6_000), ("org/light".to_owned(), 100)];
     let starts = order_of_starts(database, &backlog);
     let last = starts.iter().rposition(|env| env == "org/light").expect("it was started");
