@@ -89,7 +89,8 @@ CREATE INDEX ready_expires ON ready (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX ready_env ON ready (env, run_id);
 
 -- Being carried out: by a node's worker, whose node lease covers it, or by a pull worker until `lease_until`.
--- `since` is when the run became ready, for the wait that it had.
+-- `since` is when the run became ready, for the wait that it had. A node holds a few thousand at most and they come
+-- and go all the time: that they can be found by their holder is not worth an index.
 CREATE TABLE leases (
     run_id           TEXT NOT NULL PRIMARY KEY,
     env              TEXT NOT NULL,
@@ -111,7 +112,7 @@ CREATE TABLE leases (
     CHECK (attempts BETWEEN 1 AND max_attempts),
     CHECK ((token IS NULL) = (lease_until IS NULL))
 ) WITHOUT ROWID;
-CREATE INDEX leases_holder ON leases (holder);
+CREATE INDEX leases_asked ON leases (holder) WHERE cancel_requested = 1;
 CREATE INDEX leases_lane ON leases (env, lane);
 CREATE INDEX leases_until ON leases (lease_until) WHERE lease_until IS NOT NULL;
 

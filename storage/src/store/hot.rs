@@ -8,6 +8,7 @@
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -31,6 +32,7 @@ pub(super) struct HotConnections {
     claim: Mutex<Option<PgConnection>>,
     finish: Mutex<Option<PgConnection>>,
     lease: Mutex<Option<PgConnection>>,
+    closed: AtomicBool,
 }
 
 impl HotConnections {
@@ -45,6 +47,7 @@ impl HotConnections {
             claim: Mutex::default(),
             finish: Mutex::default(),
             lease: Mutex::default(),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +67,9 @@ impl HotConnections {
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     {
         let mut slot = self.slot(hot).lock().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Database(sqlx::Error::PoolClosed));
+        }
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => match timeout(CONNECT_WITHIN, self.options.connect()).await {
@@ -77,6 +83,7 @@ impl HotConnections {
     }
 
     pub(super) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         for slot in [&self.accept, &self.claim, &self.finish, &self.lease] {
             if let Some(connection) = slot.lock().await.take() {
                 let _ = connection.close().await;

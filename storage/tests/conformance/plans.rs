@@ -59,7 +59,6 @@ const HOT: &[Hot] = &[
     both(WAITING, "ASK", "'run', 'acme/prod'"),
     both(WAITING, "ASKED", "'node'"),
     both(OVERDUE, "LAPSED_PULLS", "1, 100"),
-    sqlite(OVERDUE, "HELD_BY_THE_GONE"),
     both(RECORDS, "PAST_ATTEMPTS", "'run'"),
     postgres(FINISH, "LEASES_POSTGRES", "'{run}', '{1}'"),
     postgres(FINISH, "SUCCEED_POSTGRES", "'{run}', '{1}', '{NULL}', '{NULL}', 1"),
