@@ -55,11 +55,11 @@ pub async fn one(
     }
 }
 
-fn status_of(buffered: bool) -> u16 {
+pub fn status_of(buffered: bool) -> u16 {
     if buffered { 202 } else { 201 }
 }
 
-fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
+pub fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(status).unwrap_or(actix_web::http::StatusCode::CREATED);
     let mut answer = HttpResponse::build(status);
     answer.insert_header((header::LOCATION, format!("/api/v1/runs/{id}")));
