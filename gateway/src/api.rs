@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{IdMint, RunId, Timestamp};
+use storage::store::{Accepted, NewRecord};
 
 /// What handlers share.
 pub struct Api {
@@ -97,7 +98,12 @@ impl Api {
         W: Future<Output = Result<T, StoreError>> + Send,
         F: FnOnce(RunParts) -> W + Send + 'static,
     {
-        self.runs.on_runtime(work).await.map_err(|error| Problem::from(&error))
+        self.runs.ask(work).await.map_err(|error| Problem::from(&error))
+    }
+
+    /// Takes runs in for a handler.
+    pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Accepted>, Problem> {
+        self.runs.take_in(records).await.map_err(create::refused)
     }
 }
 

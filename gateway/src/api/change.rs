@@ -96,7 +96,7 @@ pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
     let record = again(&api, old, now)?;
     let (body, buffered) = (RunView::of_new(&record).json(), record.buffered);
     let run = record.id.clone();
-    match api.runs.intake.take(vec![record]).await.map_err(create::refused)?.first() {
+    match api.take(vec![record]).await?.first() {
         Some(Accepted::New) => Ok(create::created(create::status_of(buffered), run.as_str(), body, false)),
         _ => Err(Problem::internal("a replay has no key and cannot be anything but new")),
     }

@@ -43,7 +43,7 @@ pub async fn one(
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
-    let accepted = api.runs.intake.take(vec![record]).await.map_err(refused)?;
+    let accepted = api.take(vec![record]).await?;
     match accepted.into_iter().next() {
         Some(Accepted::New) => Ok(created(status_of(buffered), id.as_str(), body, false)),
         Some(Accepted::Replayed { run, answer }) => {
@@ -231,7 +231,7 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(
         indices.push(index);
         records.push(record);
     }
-    let accepted = api.runs.intake.take(records).await.map_err(refused)?;
+    let accepted = api.take(records).await?;
     for (index, accepted) in indices.into_iter().zip(accepted) {
         match accepted {
             Accepted::New => {}
