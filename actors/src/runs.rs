@@ -6,6 +6,7 @@ mod lanes;
 mod settler;
 mod recorder;
 mod breaker;
+mod presence;
 mod fate;
 mod express;
 mod tasks;
@@ -18,6 +19,7 @@ pub use intake::{Intake, IntakeError, StoreHealth, Verdict};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};
 pub use pace::Pace;
+pub use presence::Presence;
 pub use recorder::Recorder;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
@@ -29,8 +31,9 @@ use express::Express;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use storage::Store;
 use storage::model::RunId;
+use storage::store::NewRecord;
+use storage::{Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -50,6 +53,7 @@ pub struct RunParts {
     /// How to stop each run that this node is carrying out.
     pub in_hand: Arc<DashMap<RunId, watch::Sender<Option<Stop>>>>,
     pub gates: Arc<Gates>,
+    pub presence: Presence,
     pub runtime: Handle,
 }
 
@@ -97,11 +101,13 @@ impl RunParts {
             gates: gates.clone(),
             settler: settler.clone(),
         };
+        let presence = Presence::start(store.clone(), doorbell.clone(), &runtime);
         let intake = Intake::start(store.clone(), express, doorbell.clone(), &runtime);
         RunParts {
             in_hand: Arc::default(),
             queue,
             gates,
+            presence,
             tasks,
             store,
             settings,
@@ -127,6 +133,49 @@ impl RunParts {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Only the end of the runtime cancels such a task; then nobody waits for an answer any more.
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Store work for somebody who waits for the answer: refused at once while the store is away, and not waited
+    /// for any longer when it goes away meanwhile. The work itself goes on, because it may hold a lock.
+    pub async fn ask<T, F, W>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, StoreError>> + Send,
+        F: FnOnce(RunParts) -> W + Send + 'static,
+    {
+        if self.presence.is_away() {
+            return Err(StoreError::Away);
+        }
+        tokio::select! {
+            biased;
+            answer = self.on_runtime(work) => {
+                if answer.as_ref().is_err_and(StoreError::is_unreachable) {
+                    self.presence.doubt();
+                }
+                answer
+            }
+            () = self.presence.gone() => Err(StoreError::Unanswered),
+        }
+    }
+
+    /// Takes runs in for somebody who waits for the answer, as with `ask`.
+    pub async fn take_in(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, IntakeError> {
+        let error = |error| Err(IntakeError::Store(Arc::new(error)));
+        if self.presence.is_away() {
+            return error(StoreError::Away);
+        }
+        let unreachable =
+            |verdict: &Verdict| matches!(verdict, Err(IntakeError::Store(error)) if error.is_unreachable());
+        tokio::select! {
+            biased;
+            answer = self.intake.take(records) => {
+                if answer.as_ref().is_ok_and(|verdicts| verdicts.iter().any(unreachable)) {
+                    self.presence.doubt();
+                }
+                answer
+            }
+            () = self.presence.gone() => error(StoreError::Unanswered),
         }
     }
 

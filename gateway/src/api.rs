@@ -28,12 +28,13 @@ use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
 use actix_web::{HttpRequest, web};
-use actors::runs::RunParts;
+use actors::runs::{IntakeError, RunParts, Verdict};
 use actors::supervisor::Supervisor;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{IdMint, RunId, Timestamp};
+use storage::store::{Accepted, NewRecord};
 
 /// What handlers share.
 pub struct Api {
@@ -100,7 +101,19 @@ impl Api {
         W: Future<Output = Result<T, StoreError>> + Send,
         F: FnOnce(RunParts) -> W + Send + 'static,
     {
-        self.runs.on_runtime(work).await.map_err(|error| Problem::from(&error))
+        self.runs.ask(work).await.map_err(|error| Problem::from(&error))
+    }
+
+    /// Takes runs in for a handler.
+    pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, Problem> {
+        let count = records.len();
+        self.runs.take_in(records).await.map_err(|error| create::refused(error, count))
+    }
+
+    /// Takes one run in.
+    pub async fn take_one(&self, record: NewRecord) -> Result<Accepted, Problem> {
+        let verdict = self.take(vec![record]).await?.pop().unwrap_or(Err(IntakeError::NoAnswer));
+        verdict.map_err(|error| create::refused(error, 1))
     }
 }
 

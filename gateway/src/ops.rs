@@ -4,29 +4,53 @@ use crate::exit::{Exit, Failure};
 use crate::http::guard;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
+use actors::runs::Presence;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Histograms hold every observation until somebody scrapes or this runs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether requests are welcome here.
+/// Whether requests are welcome here: after the start, before the stop, and while the store is there.
 #[derive(Debug, Default)]
 pub struct Readiness {
     pub ready: AtomicBool,
+    store: OnceLock<Presence>,
 }
 
 impl Readiness {
     fn of_a_command() -> Readiness {
-        Readiness { ready: AtomicBool::new(true) }
+        Readiness { ready: AtomicBool::new(true), store: OnceLock::new() }
+    }
+
+    /// From now on it is not ready while the store is away.
+    pub fn follow(&self, store: Presence) {
+        // Only the first one counts, and there is no second.
+        let _ = self.store.set(store);
+    }
+
+    fn has_started(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.has_started() && !self.store.get().is_some_and(Presence::is_away)
     }
 }
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
-    if readiness.ready.load(Ordering::Acquire) {
+    answer(readiness.is_ready())
+}
+
+async fn started(readiness: web::Data<Readiness>) -> HttpResponse {
+    answer(readiness.has_started())
+}
+
+fn answer(yes: bool) -> HttpResponse {
+    if yes {
         HttpResponse::Ok().body("ready\n")
     } else {
         HttpResponse::ServiceUnavailable().insert_header(("Retry-After", "1")).body("not ready\n")
@@ -69,7 +93,7 @@ impl Ops {
                 .app_data(web::Data::from(readiness.clone()))
                 .route("/livez", web::get().to(|| async { HttpResponse::Ok().body("ok\n") }))
                 .route("/readyz", web::get().to(ready))
-                .route("/startupz", web::get().to(ready))
+                .route("/startupz", web::get().to(started))
                 .route("/metrics", web::get().to(scrape))
         })
         .workers(1)

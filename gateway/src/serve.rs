@@ -69,6 +69,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
         settings.slots = 0;
     }
     let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone());
+    readiness.follow(runs.presence.clone());
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runtime)?;
     let running = actors::start_runs(parts, runs.clone(), runtime.clone());
@@ -129,7 +130,7 @@ fn gate(keys: bool, runs: &RunParts) -> Gate {
         let runs = runs.clone();
         async move {
             let id = id.as_str().to_owned();
-            let found = runs.on_runtime(move |runs| async move { runs.store.key(&id).await }).await?;
+            let found = runs.ask(move |runs| async move { runs.store.key(&id).await }).await?;
             Ok(found.and_then(|key| stored_key(&key)))
         }
     };
@@ -260,7 +261,8 @@ async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Stor
     running.stop().await;
     // A store that is gone already has nothing to leave; the lease then lapses by itself.
     let _ = timeout(Duration::from_secs(5), store.leave()).await;
-    store.close().await;
+    // One that is frozen never gives back the connections that wait for it.
+    let _ = timeout(Duration::from_secs(5), store.close()).await;
 }
 
 fn second_signal_ends_at_once(mut interrupt: Signal, mut terminate: Signal) {

@@ -6,30 +6,50 @@ use serde_json::Value;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Where a server listens now; it moves when the server is started again, and is nowhere in between.
 #[derive(Debug, Clone, Default)]
-pub struct Door(Arc<AtomicU16>);
+pub struct Door(Arc<AtomicU32>);
+
+/// One start of a server: the low half is its port, 0 while there is none; the high half counts the starts,
+/// because another start may well get the port that an earlier one had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Opening(u32);
+
+impl Opening {
+    fn addr(self) -> Option<SocketAddr> {
+        let port = self.0 as u16;
+        (port != 0).then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+}
 
 impl Door {
     pub(crate) fn open(&self, port: u16) {
-        self.0.store(port, Ordering::SeqCst);
+        let before = self.now().0 >> 16;
+        self.0.store((before + 1) << 16 | u32::from(port), Ordering::SeqCst);
     }
 
     pub(crate) fn close(&self) {
-        self.open(0);
+        self.0.fetch_and(!0xFFFF, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> Opening {
+        Opening(self.0.load(Ordering::SeqCst))
     }
 
     pub fn addr(&self) -> Option<SocketAddr> {
-        let port = self.0.load(Ordering::SeqCst);
-        (port != 0).then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        self.now().addr()
     }
 
     /// A connection that nothing has been sent on yet.
     pub fn connect(&self) -> io::Result<TcpStream> {
-        let addr = self.addr().ok_or(io::ErrorKind::NotConnected)?;
+        Door::connect_to(self.now())
+    }
+
+    fn connect_to(opening: Opening) -> io::Result<TcpStream> {
+        let addr = opening.addr().ok_or(io::ErrorKind::NotConnected)?;
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience()))?;
@@ -94,12 +114,12 @@ impl Answer {
     }
 }
 
-/// One caller: an env, and a connection that is kept open.
+/// One caller: an env, and a connection that is kept open for as long as the server that it was made to runs.
 #[derive(Debug)]
 pub struct Client {
     door: Door,
     headers: Vec<(String, String)>,
-    connection: Option<BufReader<TcpStream>>,
+    connection: Option<(Opening, BufReader<TcpStream>)>,
 }
 
 impl Clone for Client {
@@ -126,9 +146,11 @@ impl Client {
 
     /// Sends a request and reads its answer; paths are below `/api/v1` unless they begin with `//`.
     pub fn send(&mut self, method: &str, path: &str, body: Option<&str>) -> io::Result<Answer> {
+        let opening = self.door.now();
+        // Nothing can be under way on a kept connection, so that leaving that of an earlier start loses nothing.
         let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => BufReader::new(self.door.connect()?),
+            Some((made_to, connection)) if made_to == opening => connection,
+            _ => BufReader::new(Door::connect_to(opening)?),
         };
         connection.get_mut().write_all(&self.request(method, path, body))?;
         let head = read_head(&mut connection)?;
@@ -139,7 +161,7 @@ impl Client {
         rest.read_to_end(&mut bytes)?;
         answer.body = bytes;
         if keep {
-            self.connection = Some(rest.connection);
+            self.connection = Some((opening, rest.connection));
         }
         Ok(answer)
     }
@@ -236,7 +258,7 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-fn line(reader: &mut impl BufRead) -> io::Result<String> {
+pub(crate) fn line(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -378,5 +400,50 @@ impl Iterator for Events {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers as many requests as told on one connection, then reads one more and breaks off.
+    fn answering(count: usize) -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(listener.accept().expect("a connection").0);
+            for answered in 0..=count {
+                while line(&mut stream).is_ok_and(|line| !line.is_empty()) {}
+                if answered < count {
+                    let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                }
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn a_connection_to_a_server_that_is_gone_is_not_used_again() {
+        let door = Door::default();
+        door.open(answering(1));
+        let mut client = Client::new(&door);
+        client.get("/one").is(200);
+        door.close();
+        assert!(client.send("GET", "/nobody", None).is_err_and(|error| error.kind() == io::ErrorKind::NotConnected));
+        door.open(answering(2));
+        client.get("/two").is(200);
+        client.get("/three").is(200);
+    }
+
+    #[test]
+    fn a_request_that_breaks_off_is_reported_and_not_sent_again() {
+        let door = Door::default();
+        door.open(answering(1));
+        let mut client = Client::new(&door);
+        client.get("/one").is(200);
+        let broken = client.send("POST", "/runs", Some("{}")).expect_err("nobody answers");
+        assert!(matches!(broken.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset), "{broken}");
     }
 }

@@ -10,12 +10,14 @@ pub mod sql;
 pub mod server;
 pub mod load;
 pub mod witness;
+pub mod hook;
 pub mod own_postgres;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
 pub use eventually::eventually;
+pub use hook::{HOOKED, Hook};
 pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};

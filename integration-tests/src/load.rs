@@ -47,6 +47,8 @@ pub struct Tally {
     pub acked: HashMap<String, String>,
     /// Acknowledged keys of an env, with the run that each was acknowledged as.
     pub keys: HashMap<(String, String), String>,
+    /// Acknowledged runs that went into the buffer.
+    pub buffered: usize,
     /// Runs that were said to be cancelled.
     pub cancelled: HashSet<String>,
     /// Runs sent in requests that nobody answered and that could not be sent again.
@@ -67,6 +69,7 @@ impl Tally {
             }
         }
         self.keys.extend(other.keys);
+        self.buffered += other.buffered;
         self.cancelled.extend(other.cancelled);
         self.unanswered += other.unanswered;
         self.retried += other.retried;
@@ -214,6 +217,7 @@ impl Caller {
             Some(answer) if matches!(answer.status, 201 | 202) => {
                 let id = answer.field("id");
                 self.took(&id);
+                self.tally.buffered += usize::from(answer.status == 202);
                 if self.mix.cancel_one_in > 0 && self.rng.random_ratio(1, self.mix.cancel_one_in) {
                     self.cancel(&id);
                 }
@@ -289,6 +293,7 @@ impl Caller {
                     self.tally.wrong.push(format!("{} of {count} runs of a request were taken: {body}", ids.len()));
                 }
                 ids.into_iter().for_each(|id| self.took(id));
+                self.tally.buffered += verdicts.iter().filter(|verdict| verdict["status"] == 202).count();
             }
             Some(answer) => self.refused_runs(&answer, count),
         }

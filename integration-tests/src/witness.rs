@@ -53,12 +53,8 @@ impl Witness {
     #[track_caller]
     pub fn verify(&self, server: &Server) -> (usize, usize) {
         eventually("no process is left", || self.processes().is_empty());
-        let lost = server.rows(
-            "SELECT run_id, COUNT(*) FROM attempts WHERE state <> 'declined' OR code IS NOT NULL GROUP BY run_id",
-        );
+        let lost = lost_leases(server);
         let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
-        let lost: HashMap<String, usize> =
-            lost.iter().map(|row| (text(&row[0]), text(&row[1]).parse().unwrap_or(0))).collect();
         let starts = self.starts();
         for (run, count) in &starts {
             let leases = 1 + lost.get(run).copied().unwrap_or(0);
@@ -71,6 +67,15 @@ impl Witness {
         let lost_leases = starts.keys().filter_map(|run| lost.get(run)).sum();
         (starts.values().sum(), lost_leases)
     }
+}
+
+/// How often each run was taken from its carrier, or given back by it for a reason, by the store's history.
+#[track_caller]
+pub(crate) fn lost_leases(server: &Server) -> HashMap<String, usize> {
+    let lost = server
+        .rows("SELECT run_id, COUNT(*) FROM attempts WHERE state <> 'declined' OR code IS NOT NULL GROUP BY run_id");
+    let text = |cell: &Option<String>| cell.clone().unwrap_or_default();
+    lost.iter().map(|row| (text(&row[0]), text(&row[1]).parse().unwrap_or(0))).collect()
 }
 
 impl Default for Witness {

@@ -38,6 +38,10 @@ pub enum StoreError {
     Corrupt { entity: &'static str, id: String, what: &'static str, value: String },
     #[error("{entity} {id} has a NUL character in one of its texts, which no store holds")]
     NulInText { entity: &'static str, id: String },
+    #[error("the store is away and was not asked; it is looked for all the time")]
+    Away,
+    #[error("the store went away before it answered; whether it did what it was asked is not known")]
+    Unanswered,
     #[error("this node's lease could not be renewed and ended at {until}")]
     LeaseLost { until: Timestamp },
 }
@@ -46,6 +50,7 @@ impl StoreError {
     pub fn class(&self) -> Class {
         match self {
             StoreError::Database(error) => class_of(error),
+            StoreError::Away | StoreError::Unanswered => Class::Retryable,
             StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
@@ -56,12 +61,18 @@ impl StoreError {
     /// Whether the database could not be reached at all, as against having refused or failed.
     pub fn is_unreachable(&self) -> bool {
         match self {
+            StoreError::Away | StoreError::Unanswered => true,
             StoreError::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_)) => true,
             StoreError::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P0"))
             }
             _ => false,
         }
+    }
+
+    /// Whether it is certain that nothing was done. An answer that was lost may be that of a commit.
+    pub fn did_nothing(&self) -> bool {
+        matches!(self, StoreError::Away | StoreError::Database(sqlx::Error::PoolTimedOut))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod open;
 mod hot;
+mod probe;
 mod writer;
 mod nodes;
 mod jobs;

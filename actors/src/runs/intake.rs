@@ -107,11 +107,6 @@ impl Intake {
         self.health.waiting.fetch_sub(count, Ordering::Relaxed);
         answer.map_err(|_| IntakeError::NoAnswer)
     }
-
-    /// Takes one run in.
-    pub async fn take_one(&self, record: NewRecord) -> Verdict {
-        self.take(vec![record]).await?.pop().unwrap_or(Err(IntakeError::NoAnswer))
-    }
 }
 
 struct Counter {

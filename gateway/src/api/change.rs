@@ -1,9 +1,9 @@
 //! Runs are changed: edited, cancelled, and run again.
 
-use super::Api;
 use super::new_run::METADATA_MAX;
 use super::read::{find, run_id};
 use super::view::{RunView, etag, version_of};
+use super::{Api, create};
 use crate::http::fields::Fields;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
@@ -88,19 +88,16 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
     Ok(answer.json(RunView::of(&record)))
 }
 
-/// `POST /runs/{id}/replay`: a new run of the same payload.
+/// `POST /runs/{id}/replay`: a new run of the same payload, answered like any other that is made.
 pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
     let old = find(&api, caller.env.as_str(), &id).await?;
     let now = api.now();
     let record = again(&api, old, now)?;
-    let body = RunView::of_new(&record).json();
-    let location = format!("/api/v1/runs/{}", record.id);
-    match api.runs.intake.take_one(record).await.map_err(super::create::refused)? {
-        Accepted::New => Ok(HttpResponse::Created()
-            .insert_header((header::LOCATION, location))
-            .content_type("application/json")
-            .body(body)),
+    let (body, buffered) = (RunView::of_new(&record).json(), record.buffered);
+    let run = record.id.clone();
+    match api.take_one(record).await? {
+        Accepted::New => Ok(create::created(create::status_of(buffered), run.as_str(), body, false)),
         _ => Err(Problem::internal("a replay has no key and cannot be anything but new")),
     }
 }

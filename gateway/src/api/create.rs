@@ -47,7 +47,7 @@ pub async fn one(
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
-    match api.runs.intake.take_one(record).await.map_err(refused)? {
+    match api.take_one(record).await? {
         Accepted::New => Ok(created(status_of(buffered), id.as_str(), body, false)),
         Accepted::Replayed { run, answer } => {
             let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
@@ -57,11 +57,11 @@ pub async fn one(
     }
 }
 
-fn status_of(buffered: bool) -> u16 {
+pub fn status_of(buffered: bool) -> u16 {
     if buffered { 202 } else { 201 }
 }
 
-fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
+pub fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(status).unwrap_or(actix_web::http::StatusCode::CREATED);
     let mut answer = HttpResponse::build(status);
     answer.insert_header((header::LOCATION, format!("/api/v1/runs/{id}")));
@@ -127,11 +127,8 @@ fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -
     Ok(record)
 }
 
-pub fn refused(error: IntakeError) -> Problem {
-    refused_all(error, 1)
-}
-
-fn refused_all(error: IntakeError, runs: usize) -> Problem {
+/// Runs that were not taken in, counted and told.
+pub fn refused(error: IntakeError, runs: usize) -> Problem {
     let reason = if matches!(error, IntakeError::Full) { "overload" } else { "store" };
     metrics::counter!(RUNS_REJECTED, "reason" => reason).increment(runs as u64);
     match error {
@@ -244,11 +241,11 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(
         records.push(record);
     }
     let count = records.len();
-    let verdicts = api.runs.intake.take(records).await.map_err(|error| refused_all(error, count))?;
+    let verdicts = api.take(records).await?;
     if verdicts.iter().all(Result::is_err)
         && let Some(Err(error)) = verdicts.first()
     {
-        return Err(refused_all(error.clone(), count));
+        return Err(refused(error.clone(), count));
     }
     for (index, verdict) in indices.into_iter().zip(verdicts) {
         match verdict {
@@ -258,7 +255,7 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(
                 sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
             }
             Ok(Accepted::Mismatch { run }) => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
-            Err(error) => sent.verdicts[index] = Verdict::Refused(refused(error)),
+            Err(error) => sent.verdicts[index] = Verdict::Refused(refused(error, 1)),
         }
     }
     Ok(())

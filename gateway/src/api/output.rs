@@ -11,6 +11,7 @@ use actors::runs::RunParts;
 use bytes::Bytes;
 use futures_util::stream;
 use std::time::Duration;
+use storage::Class;
 use storage::model::{Epoch, RunId};
 use storage::store::OutputEnd;
 use tokio::time::timeout;
@@ -107,7 +108,19 @@ impl Follower {
                     move |runs| async move { runs.store.output_chunks(&run, epoch, stream, next, PIECES).await },
                 )
                 .await;
-            let Ok(chunks) = found else { return None };
+            let chunks = match found {
+                Ok(chunks) => chunks,
+                // The store is away: the answer is not over, and is looked for again.
+                Err(error) if error.class() == Class::Retryable => {
+                    let _ = timeout(LOOK_EVERY, news.recv()).await;
+                    continue;
+                }
+                // Broken off, so that nobody takes it for the whole.
+                Err(error) => {
+                    self.done = true;
+                    return Some((Err(actix_web::error::ErrorInternalServerError(error.to_string())), self));
+                }
+            };
             if let Some(last) = chunks.last() {
                 self.next = last.seq + 1;
                 let mut text = Vec::new();
@@ -133,7 +146,8 @@ impl Follower {
     async fn has_ended(&mut self) -> bool {
         let (env, run) = (self.env.clone(), self.run.clone());
         let record = self.runs.on_runtime(move |runs| async move { runs.store.run_record(&env, &run).await }).await;
-        self.ended = !matches!(record, Ok(Some(record)) if !record.state.is_terminal());
+        // Without an answer nothing is known of an end.
+        self.ended = record.is_ok_and(|record| record.is_none_or(|record| record.state.is_terminal()));
         self.ended
     }
 }

@@ -282,7 +282,12 @@ impl From<StoreError> for Problem {
 }
 
 fn unavailable(error: &StoreError) -> Problem {
-    Problem::new(Code::StoreUnavailable, "nothing was done; try again soon").retry_after(1).because(error)
+    let detail = if error.is_unreachable() && !error.did_nothing() {
+        "the store broke off before it answered, and whether this was done is not known; try again soon"
+    } else {
+        "nothing was done; try again soon"
+    };
+    Problem::new(Code::StoreUnavailable, detail).retry_after(1).because(error)
 }
 
 #[cfg(test)]
@@ -350,6 +355,8 @@ mod tests {
             (bad_url, Code::Internal, None),
             (nul, Code::InvalidField, None),
             (lost, Code::StoreUnavailable, Some(1)),
+            (StoreError::Away, Code::StoreUnavailable, Some(1)),
+            (StoreError::Unanswered, Code::StoreUnavailable, Some(1)),
         ] {
             let problem = Problem::from(&error);
             assert_eq!((problem.code, problem.retry_after), (code, retry_after), "{error}");

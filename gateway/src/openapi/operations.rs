@@ -255,13 +255,22 @@ pub const OPERATIONS: &[Operation] = &[
         scope: "runs:write",
         parameters: &[],
         body: None,
-        answers: &[Answer {
-            status: 201,
-            what: "The new run; `replay_of` names the old one.",
-            form: json("Run"),
-            headers: &["Location"],
-            example: None,
-        }],
+        answers: &[
+            Answer {
+                status: 201,
+                what: "The new run; `replay_of` names the old one.",
+                form: json("Run"),
+                headers: &["Location"],
+                example: None,
+            },
+            Answer {
+                status: 202,
+                what: "The same, and it is buffered.",
+                form: json("Run"),
+                headers: &["Location"],
+                example: None,
+            },
+        ],
         refusals: &[409, 507],
     },
     Operation {

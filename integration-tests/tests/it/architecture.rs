@@ -326,7 +326,7 @@ fn mentions(name: &str, allowed: impl Fn(&str) -> bool) -> Vec<String> {
     findings
 }
 
-struct SourceFile {
+pub struct SourceFile {
     /// From the workspace's root, with forward slashes.
     path: String,
     text: String,
@@ -371,7 +371,7 @@ impl SourceFile {
         paths
     }
 
-    fn functions(&self) -> Vec<String> {
+    pub fn functions(&self) -> Vec<String> {
         let named = |(_, code): (usize, &str)| {
             let rest = code.split_once("fn ")?.1;
             Some(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
@@ -384,7 +384,7 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-fn all_sources() -> Vec<SourceFile> {
+pub fn all_sources() -> Vec<SourceFile> {
     CRATES.iter().flat_map(|(folder, _)| sources(folder)).collect()
 }
 
@@ -413,7 +413,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-fn read(path: &str) -> String {
+pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
@@ -422,6 +422,6 @@ fn line_of(text: &str, part: &str) -> usize {
 }
 
 #[track_caller]
-fn none(findings: Vec<String>) {
+pub fn none(findings: Vec<String>) {
     assert!(findings.is_empty(), "{} found:\n{}", findings.len(), findings.join("\n"));
 }

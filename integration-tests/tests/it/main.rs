@@ -9,6 +9,7 @@ mod retries_and_ceilings;
 mod owners;
 mod duplicates;
 mod secrets;
+mod rows;
 mod rows_000;
 mod rows_001;
 mod rows_003;

@@ -1,7 +1,7 @@
 //! The actors that carry runs out, killed on purpose under load: by a panic, a stop and a hang, each many times.
 //! All runs end, none twice, and every death is counted.
 
-use harness::{Database, Load, Mix, Server, WITNESSED, Witness, eventually};
+use harness::{Database, HOOKED, Hook, Load, Mix, Server, WITNESSED, Witness, eventually};
 
 const KILLS: usize = 8;
 const MODES: [&str; 3] = ["panic", "stop", "hang"];
@@ -11,9 +11,9 @@ fn every_actor_is_killed(database: Database) {
     let workers = (0..SLOTS).map(|slot| format!("worker-{slot}"));
     let actors: Vec<String> = ["drainer", "sweeper"].map(str::to_owned).into_iter().chain(workers).collect();
     let chaos = format!("actors={} modes={} kills={KILLS} every=20ms", actors.join("+"), MODES.join("+"));
-    let witness = Witness::new();
+    let (witness, hook) = (Witness::new(), Hook::start());
     let mut server = Server::on(database)
-        .config(&witness.task(0.03))
+        .config(&format!("{}{}", witness.task(0.03), hook.task()))
         .set("workers.slots", SLOTS)
         .set("supervisor.hang_seconds", 0.2)
         .set("supervisor.max_restarts", 1_000_000)
@@ -23,7 +23,9 @@ fn every_actor_is_killed(database: Database) {
         .expecting("panicked at actors/src/supervisor/child.rs")
         .start();
     let mut mix = Mix::of("noop", 7);
-    mix.tasks = ["noop", "noop", "noop", "noop", WITNESSED].map(str::to_owned).to_vec();
+    mix.tasks = [vec!["noop"; 14], vec![WITNESSED, HOOKED]].concat().into_iter().map(str::to_owned).collect();
+    // What takes time is not to pile up while those who carry it out are dead: it all has to end.
+    (mix.callers, mix.batch_max) = (3, 10);
     let load = Load::start(&server.door(), &mix);
     let restarts = |actor: &str, cause: &str| {
         let labels = [format!("actor=\"{actor}\""), format!("cause=\"{cause}\"")];
@@ -42,13 +44,14 @@ fn every_actor_is_killed(database: Database) {
     let finished = server.metric("tidegate_runs_finished_total", &[]);
     let ended = server.stop();
     let ends = tally.verify(&server);
-    let (starts, lost) = witness.verify(&server);
+    let ((starts, lost), deliveries) = (witness.verify(&server), hook.verify(&server));
     println!(
-        "actors killed on {database:?}: {} deaths of {} actors; {} runs acknowledged; ends {ends:?}; {starts} programs started, {lost} leases lost",
+        "actors killed on {database:?}: {} deaths of {} actors; {} runs acknowledged; ends {ends:?}; {starts} programs started, {lost} leases lost; {deliveries} webhooks delivered",
         actors.len() * MODES.len() * KILLS,
         actors.len(),
         tally.acked.len(),
     );
+    assert!(starts > 0 && lost > 0 && deliveries > 0, "no effect was under way: {starts}, {lost}, {deliveries}");
     let told = ended.stderr.lines().find(|line| line.contains("chaos:") && line.contains("kills carried out"));
     assert!(
         told.is_some_and(|line| line.contains(&format!("{0} of {0}", actors.len() * MODES.len() * KILLS))),

@@ -2,7 +2,7 @@
 //! burst that buffers, and at every named place. Every acknowledged run reaches exactly one terminal state, none
 //! is lost, and a key makes one run however often its request is sent (invariants 1, 6, 7 and 40).
 
-use harness::{Client, Database, Load, Mix, Server, WITNESSED, Witness, eventually};
+use harness::{Client, Database, HOOKED, Hook, Load, Mix, Server, WITNESSED, Witness, eventually};
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,11 +67,11 @@ fn killed_at_random(database: Database) {
     let seed = seed();
     println!("random kills of the server on {database:?}: TIDEGATE_SEED={seed}");
     let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    let witness = Witness::new();
-    let tasks = format!("{TASKS}{}", witness.task(0.02));
+    let (witness, hook) = (Witness::new(), Hook::start());
+    let tasks = format!("{TASKS}{}{}", witness.task(0.02), hook.task());
     let mut server = Server::on(database).config(&tasks).set("supervisor.sweep_seconds", 0.2).start();
     let mut mix = Mix::of("noop", seed);
-    mix.tasks = ["noop", "noop", "noop", "noop", "pulled", WITNESSED].map(str::to_owned).to_vec();
+    mix.tasks = ["noop", "noop", "noop", "noop", "pulled", WITNESSED, HOOKED].map(str::to_owned).to_vec();
     let load = Load::start(&server.door(), &mix);
     let (stop, leases) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut in_bursts = 0;
@@ -85,9 +85,10 @@ fn killed_at_random(database: Database) {
             load.has_more(1);
             let_pass(Duration::from_millis(rng.random_range(0..250)));
             server.kill9();
+            in_bursts += round % 2;
+            // Each lives for a fraction of a second: the next one is in a burst from its first run, or never.
             if round % 2 == 0 {
-                in_bursts += 1;
-                server.change("TIDEGATE_BUFFER__ABOVE_PER_SECOND", 20);
+                server.change("TIDEGATE_BUFFER__ABOVE_PER_SECOND", 0.1);
             } else {
                 server.unset("TIDEGATE_BUFFER__ABOVE_PER_SECOND");
             }
@@ -99,12 +100,13 @@ fn killed_at_random(database: Database) {
     });
     server.stop();
     let ends = tally.verify(&server);
-    let (starts, lost) = witness.verify(&server);
+    let ((starts, lost), deliveries) = (witness.verify(&server), hook.verify(&server));
     let attempts = server.rows("SELECT state, COUNT(*) FROM attempts GROUP BY state");
     println!(
-        "random kills of the server on {database:?}: {} kills, {in_bursts} of them before a start that buffers; {} runs acknowledged, {} by a key, {} unanswered, {} sent again by key; {} leases of pull workers; {starts} programs started, {lost} of their leases lost; refused {:?}; ends {ends:?}; other tries {attempts:?}",
+        "random kills of the server on {database:?}: {} kills, {in_bursts} of them in a burst that buffers; {} runs acknowledged, {} of them as buffered, {} by a key, {} unanswered, {} sent again by key; {} leases of pull workers; {starts} programs started, {lost} of their leases lost; {deliveries} webhooks delivered; refused {:?}; ends {ends:?}; other tries {attempts:?}",
         server.starts - 1,
         tally.acked.len(),
+        tally.buffered,
         tally.keys.len(),
         tally.unanswered,
         tally.retried,
@@ -112,6 +114,9 @@ fn killed_at_random(database: Database) {
         tally.refused,
     );
     assert!(tally.acked.len() > 10 * kills_wanted(), "hardly anything was under way");
+    assert!(tally.buffered > kills_wanted(), "hardly anything went through the buffer: {} runs", tally.buffered);
+    assert!(starts > kills_wanted() && lost > 0, "no program was under way when the server died: {starts}, {lost}");
+    assert!(deliveries > kills_wanted(), "hardly any webhook was delivered: {deliveries}");
     assert_eq!(server.starts, kills_wanted() + 1);
 }
 

@@ -8,12 +8,12 @@
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a hot connection is for.
 #[derive(Debug, Clone, Copy)]
@@ -23,15 +23,23 @@ pub(super) enum Hot {
     Finish,
     /// Keeping this node's lease, which must not wait for anything else.
     Lease,
+    /// Nothing but looking whether the store answers.
+    Probe,
 }
+
+/// A connection, and the outages that had been noticed when it was made.
+type Kept = Mutex<Option<(u64, PgConnection)>>;
 
 #[derive(Debug)]
 pub(super) struct HotConnections {
     options: PgConnectOptions,
-    accept: Mutex<Option<PgConnection>>,
-    claim: Mutex<Option<PgConnection>>,
-    finish: Mutex<Option<PgConnection>>,
-    lease: Mutex<Option<PgConnection>>,
+    /// A connection that is older than the last of them is dead, or may be: it would fail the work that finds out.
+    outages: AtomicU64,
+    accept: Kept,
+    claim: Kept,
+    finish: Kept,
+    lease: Kept,
+    probe: Kept,
     closed: AtomicBool,
 }
 
@@ -43,21 +51,29 @@ impl HotConnections {
             options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
         HotConnections {
             options,
-            accept: Mutex::default(),
-            claim: Mutex::default(),
-            finish: Mutex::default(),
-            lease: Mutex::default(),
+            outages: AtomicU64::new(0),
+            accept: Kept::default(),
+            claim: Kept::default(),
+            finish: Kept::default(),
+            lease: Kept::default(),
+            probe: Kept::default(),
             closed: AtomicBool::new(false),
         }
     }
 
-    fn slot(&self, hot: Hot) -> &Mutex<Option<PgConnection>> {
+    fn slot(&self, hot: Hot) -> &Kept {
         match hot {
             Hot::Accept => &self.accept,
             Hot::Claim => &self.claim,
             Hot::Finish => &self.finish,
             Hot::Lease => &self.lease,
+            Hot::Probe => &self.probe,
         }
+    }
+
+    /// No connection that there is now is used again.
+    pub(super) fn distrust(&self) {
+        self.outages.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Runs work on a connection of its kind. The connection is out of its place meanwhile, so that a use that
@@ -70,22 +86,23 @@ impl HotConnections {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Database(sqlx::Error::PoolClosed));
         }
+        let outages = self.outages.load(Ordering::Acquire);
         let mut connection = match slot.take() {
-            Some(connection) => connection,
-            None => match timeout(CONNECT_WITHIN, self.options.connect()).await {
+            Some((made_after, connection)) if made_after == outages => connection,
+            _ => match timeout(CONNECT_WITHIN, self.options.connect()).await {
                 Ok(connected) => connected?,
                 Err(_) => return Err(StoreError::Database(sqlx::Error::PoolTimedOut)),
             },
         };
         let value = work(&mut connection).await?;
-        *slot = Some(connection);
+        *slot = Some((outages, connection));
         Ok(value)
     }
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for slot in [&self.accept, &self.claim, &self.finish, &self.lease] {
-            if let Some(connection) = slot.lock().await.take() {
+        for slot in [&self.accept, &self.claim, &self.finish, &self.lease, &self.probe] {
+            if let Some((_, connection)) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }
         }

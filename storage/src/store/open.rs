@@ -21,6 +21,9 @@ const READERS: u32 = 4;
 const WRITER_CACHE: &str = "-8192";
 const READER_CACHE: &str = "-2048";
 const POSTGRES_CONNECTIONS: u32 = 10;
+/// A pool goes on trying a server that refuses, at intervals of up to a fifth of this: the longer it may take,
+/// the later it notices that the server is back.
+const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
 /// How a store is opened.
@@ -184,7 +187,7 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
     PgConnection::connect_with(&connect).await?.close().await?;
     let pool: Pool<Postgres> = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
-        .acquire_timeout(Duration::from_secs(10))
+        .acquire_timeout(ACQUIRE_WITHIN)
         .after_release(|connection, _| {
             Box::pin(async move {
                 // `Pool::begin` is not safe against cancellation: without this, 1 in 50 cancelled

@@ -19,6 +19,7 @@ pub(super) struct Writer {
     connection: Arc<Mutex<Option<SqliteConnection>>>,
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
+    closed: AtomicBool,
 }
 
 /// The connection while it is lent.
@@ -30,7 +31,7 @@ pub(super) struct Writing {
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
-        Ok(Writer { options, connection, dirty: Arc::default() })
+        Ok(Writer { options, connection, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
@@ -54,7 +55,12 @@ impl Writer {
         Ok(writing)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     pub(super) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         if let Some(connection) = self.connection.lock().await.take() {
             // What is committed is durable, whatever the end of the connection says.
             let _ = connection.close().await;
