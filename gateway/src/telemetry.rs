@@ -3,7 +3,13 @@
 
 use crate::exit::Failure;
 use std::io::IsTerminal;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Where the framework complains at ERROR about requests that it cannot read. Nobody needs to act on them, and
+/// any stranger could fill the log with them; the client is told by its answer.
+const STRANGERS_DOING: [&str; 2] = ["actix_http::h1::dispatcher", "actix_http::h1::decoder"];
 
 /// Installs the log; `quiet_by_default` keeps warnings from tearing a progress bar.
 pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
@@ -25,13 +31,54 @@ pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .with_ansi(colour);
+    let wanted = wanted(level);
     // A second one, as in tests, changes nothing.
-    let _ = if json { log.json().try_init().is_ok() } else { log.try_init().is_ok() };
+    let _ = if json {
+        log.json().finish().with(wanted).try_init().is_ok()
+    } else {
+        log.finish().with(wanted).try_init().is_ok()
+    };
     Ok(())
+}
+
+/// Everything up to a level, but what strangers cause only for somebody who looks for it.
+fn wanted(level: LevelFilter) -> Targets {
+    let all = Targets::new().with_default(level);
+    if level >= LevelFilter::DEBUG {
+        return all;
+    }
+    STRANGERS_DOING.iter().fold(all, |wanted, target| wanted.with_target(*target, LevelFilter::OFF))
 }
 
 /// An environment variable that is set to something; what is not text is no known word either.
 fn variable(name: &str) -> Option<String> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
     Some(value.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn what_strangers_cause_is_shown_only_to_somebody_who_looks_for_it() {
+        for (level, shown) in [
+            (LevelFilter::OFF, false),
+            (LevelFilter::ERROR, false),
+            (LevelFilter::WARN, false),
+            (LevelFilter::INFO, false),
+            (LevelFilter::DEBUG, true),
+            (LevelFilter::TRACE, true),
+        ] {
+            for target in STRANGERS_DOING {
+                assert_eq!(wanted(level).would_enable(target, &Level::ERROR), shown, "{target} at {level}");
+            }
+            let own = level >= LevelFilter::ERROR;
+            for target in ["gateway::http", "actix_http::h1::service", "actix_server::worker"] {
+                assert_eq!(wanted(level).would_enable(target, &Level::ERROR), own, "{target} at {level}");
+            }
+            assert_eq!(wanted(level).would_enable("gateway::http", &Level::INFO), level >= LevelFilter::INFO);
+        }
+    }
 }
