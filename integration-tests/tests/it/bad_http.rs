@@ -1,6 +1,7 @@
 //! Bad requests over raw connections (catalogue rows 1–140): each is refused as it should be, by a problem and
 //! not by a parser's words, the same way twice, and a good request follows.
 
+mod alone;
 mod driver;
 mod rows;
 mod tiny;
@@ -11,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+pub(crate) use alone::open_many_files;
 use driver::{Place, findings};
 use tiny::Tiny;
 
@@ -58,6 +60,10 @@ fn every_bad_request_is_refused_by_the_server() {
     };
     assert!(place.key.is_some(), "{made}");
     none(findings(&place, &rows::all()));
+}
+
+fn connect_to(server: &Server) -> TcpStream {
+    server.door().connect().expect("a connection")
 }
 
 fn connect(tiny: &Tiny) -> TcpStream {
