@@ -1,7 +1,11 @@
 //! Logs on stderr: level from `TIDEGATE_LOG` (off, error, warn, info, debug), form from `TIDEGATE_LOG_FORMAT`
-//! (text or json). Secrets never come here: keys live in header values that print as `Sensitive`.
+//! (text or json). Secrets never come here: keys live in header values that print as `Sensitive`; should one of
+//! our own keys come after all, in the words of a stranger, it is hidden on its way out.
+
+mod scrub;
 
 use crate::exit::Failure;
+use scrub::Scrubbed;
 use std::io::IsTerminal;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -28,7 +32,7 @@ pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Scrubbed::new(std::io::stderr()))
         .log_internal_errors(false)
         .with_ansi(colour);
     let wanted = wanted(level);

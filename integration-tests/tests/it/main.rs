@@ -27,4 +27,5 @@ mod bad_config;
 mod bad_calls;
 mod executors;
 mod bad_http;
+mod security;
 mod cli_runs;
