@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that is checked, in one command: the same locally and in CI, as root or not, with only Rust there.
 #
-#   ops/test.sh           format, lints, build, all tests on SQLite and PostgreSQL, the vendors' own SDKs
+#   ops/test.sh           format, lints, build, all tests on SQLite and PostgreSQL, the vendors' own SDKs,
+#                         requests made from the API's own document
 #   ops/test.sh --soak    the same with longer kill runs
 #
 # Fast checks come first. Everything is built in the release profile, so that nothing is compiled twice.
@@ -11,14 +12,14 @@ cd "$(dirname "$0")/.."
 case "${1-}" in
     "") ;;
     --soak) export TIDEGATE_SOAK=1 ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "ops/test.sh: unknown argument $1 (known: --soak)" >&2; exit 2 ;;
 esac
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 # Settings of whoever runs this must not reach the tests.
 for name in "${!TIDEGATE_@}" "${!OPENAI_@}" "${!ANTHROPIC_@}"; do
     case $name in
-        TIDEGATE_SOAK | TIDEGATE_SEED | TIDEGATE_TEST_* | TIDEGATE_SDK_DIR) ;;
+        TIDEGATE_SOAK | TIDEGATE_SEED | TIDEGATE_TEST_* | TIDEGATE_SDK_DIR | TIDEGATE_SCHEMATHESIS_DIR) ;;
         *) unset "$name" ;;
     esac
 done
@@ -70,7 +71,7 @@ install_missing() {
     have_postgres || missing+=(postgresql)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
-    [ ! -x integration-tests/sdk/run.sh ] || python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     if [ ${#missing[@]} -eq 0 ]; then
         echo "nothing is missing"
         return 0
@@ -104,6 +105,9 @@ fi
 needed build cargo build --release --locked --workspace
 if [ -x integration-tests/sdk/run.sh ]; then
     step sdk integration-tests/sdk/run.sh
+fi
+if [ -x integration-tests/schemathesis/run.sh ]; then
+    step schemathesis integration-tests/schemathesis/run.sh
 fi
 # Last, so that the summary lines of cargo test are what a reader sees at the end.
 step tests cargo test --release --locked --workspace --no-fail-fast

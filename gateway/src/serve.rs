@@ -1,5 +1,7 @@
 //! `tidegate serve`: the API, the actors that carry runs out, and the ops listener, until a signal.
 
+mod keys;
+
 use crate::api::{Api, routes};
 use crate::chaos::Chaos;
 use crate::cli::{Auth, Common, Role, ServeArgs};
@@ -7,7 +9,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::http::connections::{Connections, Patience};
 use crate::http::guard::{self, Guard, Rules};
-use crate::http::keys::{Digest, Gate, KeyId, StoredKey};
+use crate::http::keys::Gate;
 use crate::ops::{Ops, Readiness};
 use crate::{providers, session};
 use actix_web::dev::ServerHandle;
@@ -21,8 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::Store;
-use storage::model::{IdMint, SystemClock, Timestamp};
-use storage::store::ApiKey;
+use storage::model::IdMint;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, timeout};
@@ -60,7 +61,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let listen = args.listen.unwrap_or(config.server.listen);
     let tasks = crate::tasks::make(config)?;
     let store = session::open_store(common, config).await?;
-    let keys = check_address(listen, args.auth, store.has_keys().await?)?;
+    let checked = check_address(listen, args.auth, store.has_keys().await?)?;
     let readiness = Arc::new(Readiness::default());
     let ops = Ops::serve(args.ops_listen.unwrap_or(config.server.ops_listen), readiness.clone())?;
     let roles = args.roles();
@@ -76,9 +77,9 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
-        let secret = digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
+        let secret = keys::digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
         let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone());
-        Some(Http::start(listen, api, gate(keys, &runs), config)?)
+        Some(Http::start(listen, api, keys::gate(checked, &runs), config)?)
     } else {
         None
     };
@@ -120,51 +121,11 @@ fn parts(store: &Store, config: &Config, runtime: &Arc<Runtime>) -> Result<Parts
     })
 }
 
-/// Lets callers in: all of them, or those with a key that the store knows.
-fn gate(keys: bool, runs: &RunParts) -> Gate {
-    if !keys {
-        return Gate::open();
-    }
-    let runs = runs.clone();
-    let find = move |id: KeyId| {
-        let runs = runs.clone();
-        async move {
-            let id = id.as_str().to_owned();
-            let found = runs.ask(move |runs| async move { runs.store.key(&id).await }).await?;
-            Ok(found.and_then(|key| stored_key(&key)))
-        }
-    };
-    Gate::with_keys(Arc::new(find), Arc::new(SystemClock))
-}
-
-/// A row that is no key any more, because a newer version wrote it, lets nobody in.
-fn stored_key(row: &ApiKey) -> Option<StoredKey> {
-    Some(StoredKey {
-        sha256: digest(&row.sha256)?,
-        env: row.env.parse().ok()?,
-        scopes: row.scopes.parse().ok()?,
-        expires_at: row.expires_at.map(Timestamp::from_millis),
-        revoked_at: row.revoked_at.map(Timestamp::from_millis),
-    })
-}
-
 /// 256 random bits in hex digits.
 fn fresh_secret() -> String {
     use rand::RngExt;
     let mut rng = rand::rng();
     format!("{:032x}{:032x}", rng.random::<u128>(), rng.random::<u128>())
-}
-
-/// A digest as it is stored: 64 hex digits.
-fn digest(hex: &str) -> Option<Digest> {
-    let mut bytes = Digest::default();
-    if hex.len() != bytes.len() * 2 {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// How long an idle connection is kept for its next request.

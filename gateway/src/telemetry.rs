@@ -1,9 +1,19 @@
 //! Logs on stderr: level from `TIDEGATE_LOG` (off, error, warn, info, debug), form from `TIDEGATE_LOG_FORMAT`
-//! (text or json). Secrets never come here: keys live in header values that print as `Sensitive`.
+//! (text or json). Secrets never come here: keys live in header values that print as `Sensitive`; should one of
+//! our own keys come after all, in the words of a stranger, it is hidden on its way out.
+
+mod scrub;
 
 use crate::exit::Failure;
+use scrub::Scrubbed;
 use std::io::IsTerminal;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Where the framework complains at ERROR about requests that it cannot read. Nobody needs to act on them, and
+/// any stranger could fill the log with them; the client is told by its answer.
+const STRANGERS_DOING: [&str; 2] = ["actix_http::h1::dispatcher", "actix_http::h1::decoder"];
 
 /// Installs the log; `quiet_by_default` keeps warnings from tearing a progress bar.
 pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
@@ -22,16 +32,57 @@ pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Scrubbed::new(std::io::stderr()))
         .log_internal_errors(false)
         .with_ansi(colour);
+    let wanted = wanted(level);
     // A second one, as in tests, changes nothing.
-    let _ = if json { log.json().try_init().is_ok() } else { log.try_init().is_ok() };
+    let _ = if json {
+        log.json().finish().with(wanted).try_init().is_ok()
+    } else {
+        log.finish().with(wanted).try_init().is_ok()
+    };
     Ok(())
+}
+
+/// Everything up to a level, but what strangers cause only for somebody who looks for it.
+fn wanted(level: LevelFilter) -> Targets {
+    let all = Targets::new().with_default(level);
+    if level >= LevelFilter::DEBUG {
+        return all;
+    }
+    STRANGERS_DOING.iter().fold(all, |wanted, target| wanted.with_target(*target, LevelFilter::OFF))
 }
 
 /// An environment variable that is set to something; what is not text is no known word either.
 fn variable(name: &str) -> Option<String> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
     Some(value.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn what_strangers_cause_is_shown_only_to_somebody_who_looks_for_it() {
+        for (level, shown) in [
+            (LevelFilter::OFF, false),
+            (LevelFilter::ERROR, false),
+            (LevelFilter::WARN, false),
+            (LevelFilter::INFO, false),
+            (LevelFilter::DEBUG, true),
+            (LevelFilter::TRACE, true),
+        ] {
+            for target in STRANGERS_DOING {
+                assert_eq!(wanted(level).would_enable(target, &Level::ERROR), shown, "{target} at {level}");
+            }
+            let own = level >= LevelFilter::ERROR;
+            for target in ["gateway::http", "actix_http::h1::service", "actix_server::worker"] {
+                assert_eq!(wanted(level).would_enable(target, &Level::ERROR), own, "{target} at {level}");
+            }
+            assert_eq!(wanted(level).would_enable("gateway::http", &Level::INFO), level >= LevelFilter::INFO);
+        }
+    }
 }

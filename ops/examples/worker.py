@@ -25,8 +25,8 @@ def beat(held, stop, done):
         try:
             if call("heartbeat", **held, lease_seconds=LEASE)["cancel_requested"]:
                 stop.set()
-        except OSError as error:  # away for a while, or (409) the run is somebody else's by now
-            stop.set() if getattr(error, "code", 0) == 409 else None
+        except OSError as error:  # away for a while, or (404, 409) the run is not ours any more
+            stop.set() if getattr(error, "code", 0) in (404, 409) else None
 
 
 def work(run):

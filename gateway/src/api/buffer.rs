@@ -30,7 +30,7 @@ pub async fn depths(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse,
     let (depths, stale) = api
         .store(move |runs| async move {
             let depths = runs.store.buffer_depths(Some(caller.env.as_str())).await?;
-            let stale = runs.store.stale_entries(runs.store.now() - stale_after).await?;
+            let stale = runs.store.stale_entries(Some(caller.env.as_str()), runs.store.now() - stale_after).await?;
             Ok((depths, stale))
         })
         .await?;

@@ -2,7 +2,7 @@
 //! its holder has; after the lease has lapsed the token proves nothing any more.
 
 use super::Api;
-use super::read::{Page, run_id};
+use super::read::{Page, find, run_id};
 use crate::http::fields::{Charset, Fields};
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
@@ -204,9 +204,17 @@ fn lapsed() -> Problem {
 
 /// The lease that the token proves now.
 async fn proven(api: &Api, env: &str, run: &RunId, token: &str) -> Result<PullLease, Problem> {
-    let (env, run, token) = (env.to_owned(), run.clone(), token.to_owned());
-    let lease = api.store(move |runs| async move { runs.store.pull_lease(&env, &run, &token).await }).await?;
-    lease.filter(|lease| lease.lease_until >= api.now().millis()).ok_or_else(lapsed)
+    let (of, id, token) = (env.to_owned(), run.clone(), token.to_owned());
+    let lease = api.store(move |runs| async move { runs.store.pull_lease(&of, &id, &token).await }).await?;
+    match lease.filter(|lease| lease.lease_until >= api.now().millis()) {
+        Some(lease) => Ok(lease),
+        None => Err(not_held(api, env, run).await),
+    }
+}
+
+/// Why a token proves nothing: its lease is over, or there is no such run in the caller's env.
+async fn not_held(api: &Api, env: &str, run: &RunId) -> Problem {
+    find(api, env, run.as_str()).await.map_or_else(|problem| problem, |_| lapsed())
 }
 
 /// `POST /workers/heartbeat`: keeps the lease, and tells whether the run is to be given up.
@@ -224,13 +232,14 @@ pub async fn heartbeat(
     fields.reject_unknown();
     fields.finish()?;
     let run = run_id(&run)?;
+    let (env, id) = (caller.env.to_string(), run.clone());
     let kept = api
         .store(move |runs| async move {
             let now = runs.store.now();
-            runs.store.beat(caller.env.as_str(), &run, &token, now + lease, now).await
+            runs.store.beat(&env, &id, &token, now + lease, now).await
         })
         .await?;
-    let kept = kept.ok_or_else(lapsed)?;
+    let Some(kept) = kept else { return Err(not_held(&api, caller.env.as_str(), &run).await) };
     Ok(HttpResponse::Ok().json(serde_json::json!({
         "lease_until": Timestamp::from_millis(kept.lease_until).to_string(),
         "cancel_requested": kept.cancel_requested != 0,

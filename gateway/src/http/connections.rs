@@ -27,6 +27,8 @@ use activity::{Activity, Doing};
 
 /// Between two looks at all connections.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two lines of the log about addresses with too many connections.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// An answer up to this size fits into buffers, and is as good as sent.
 const SMALL_ANSWER: u64 = 32 * 1024;
 
@@ -47,6 +49,8 @@ pub struct Connections {
     patience: Patience,
     uptime: Uptime,
     next: AtomicU64,
+    /// When a flood was last told of, in whole seconds after the start.
+    told_at: AtomicU64,
     open: DashMap<u64, Arc<Connection>>,
     addresses: DashMap<IpAddr, u32>,
 }
@@ -73,6 +77,7 @@ impl Connections {
             patience,
             uptime: Uptime::begin(),
             next: AtomicU64::new(0),
+            told_at: AtomicU64::new(0),
             open: DashMap::new(),
             addresses: DashMap::new(),
         })
@@ -102,13 +107,21 @@ impl Connections {
             *count
         };
         if count > self.patience.per_address_max {
-            // A flood is said once, when it begins.
-            if count == self.patience.per_address_max + 1 {
+            if self.may_tell() {
                 warn!(%address, "an address has too many connections");
             }
             connection.close();
         }
         Opened { id, address, connection, connections: Arc::clone(self) }
+    }
+
+    /// Whether a flood may be told of: it is not for a stranger to fill the log.
+    fn may_tell(&self) -> bool {
+        // Never 0, which says that nothing was told of yet.
+        let now = self.uptime.now().as_secs() + 1;
+        let told_at = self.told_at.load(Ordering::Relaxed);
+        let due = told_at == 0 || now >= told_at + TELL_EVERY.as_secs();
+        due && self.told_at.compare_exchange(told_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// How many connections are open.

@@ -77,7 +77,7 @@ fn of_headers() -> [(&'static str, Value); 5] {
     let half = "[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?";
     let env = json!({ "type": "string", "minLength": 3, "maxLength": 81, "pattern": format!("^{half}/{half}$") });
     let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
-    let text = json!({ "type": "string", "maxLength": 200, "pattern": "^[!-~]*$" });
+    let text = json!({ "type": "string" });
     let says = "Names the env where no keys are asked for; `default/dev` if absent. A key names its own, with which \
                 this has to agree.";
     [
@@ -96,8 +96,8 @@ fn of_headers() -> [(&'static str, Value); 5] {
             parameter(
                 "header",
                 "If-Match",
-                "An ETag that the run was read with, or `*`.",
-                json!({ "type": "string", "maxLength": 200, "pattern": "^([*]|\"[0-9]+-[0-9]+-[a-z_]+\")$" }),
+                "An ETag that the run was read with, or `*`; anything else is of no version, and 412.",
+                text.clone(),
             ),
         ),
         ("if_none_match", parameter("header", "If-None-Match", "ETags that the caller has the run by.", text.clone())),

@@ -4,13 +4,29 @@ use super::{runs, workers};
 use crate::http::problem::Code;
 use serde_json::{Map, Value, json};
 
-/// An object that refuses what it does not know.
-pub fn strict(required: &[&str], properties: Value) -> Value {
+/// An object that refuses what it does not know. What is not required may be null, as if it were left away.
+pub fn strict(required: &[&str], mut properties: Value) -> Value {
+    for (name, schema) in properties.as_object_mut().into_iter().flatten() {
+        if !required.contains(&name.as_str()) {
+            allow_null(schema);
+        }
+    }
     let mut schema = json!({ "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {
         schema["required"] = json!(required);
     }
     schema
+}
+
+fn allow_null(schema: &mut Value) {
+    if let Some(kind) = schema["type"].as_str() {
+        schema["type"] = json!([kind, "null"]);
+    }
+    for (word, null) in [("enum", Value::Null), ("oneOf", json!({ "type": "null" }))] {
+        if let Some(choices) = schema.get_mut(word).and_then(Value::as_array_mut) {
+            choices.push(null);
+        }
+    }
 }
 
 /// A type or null.

@@ -26,4 +26,5 @@ mod bad_config;
 mod bad_calls;
 mod executors;
 mod bad_http;
+mod security;
 mod cli_runs;

@@ -45,7 +45,7 @@ SELECT run_id, env, task, accepted_at, parked FROM buffer
 WHERE run_id > $1 AND ($2 = '' OR env = $2) ORDER BY run_id LIMIT $3";
 
 const STALE: &str = "-- stale_entries
-SELECT COUNT(*) FROM buffer WHERE accepted_at < $1";
+SELECT COUNT(*) FROM buffer WHERE accepted_at < $1 AND ($2 = '' OR env = $2)";
 
 const LET_THROUGH_POSTGRES: &str = "-- let_through
 WITH picked AS MATERIALIZED (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL
@@ -124,8 +124,10 @@ impl Store {
         }))
     }
 
-    /// How many entries were accepted before a time and still wait.
-    pub async fn stale_entries(&self, before: Timestamp) -> Result<i64, StoreError> {
-        Ok(on_pool!(self, |pool| sqlx::query_scalar(STALE).bind(before.millis()).fetch_one(pool).await?))
+    /// How many entries were accepted before a time and still wait, of one env if it is given.
+    pub async fn stale_entries(&self, env: Option<&str>, before: Timestamp) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| {
+            sqlx::query_scalar(STALE).bind(before.millis()).bind(env.unwrap_or("")).fetch_one(pool).await?
+        }))
     }
 }

@@ -212,7 +212,9 @@ on_both! {
         store.take_in(&store.buffered(ENV, 5)).await;
         store.sent(store.record(ENV)).await;
         for (before, stale) in [(-1, 0), (0, 0), (1, 1), (4, 4), (5, 5), (99, 5)] {
-            assert_eq!(store.stale_entries(at(before)).await.unwrap(), stale, "before {before}");
+            assert_eq!(store.stale_entries(None, at(before)).await.unwrap(), stale, "before {before}");
+            assert_eq!(store.stale_entries(Some(ENV), at(before)).await.unwrap(), stale, "before {before}");
+            assert_eq!(store.stale_entries(Some(OTHER_ENV), at(before)).await.unwrap(), 0, "before {before}");
         }
     }
 

@@ -8,6 +8,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 
+use crate::http::keys::looks_like_key;
 use crate::http::problem::Problem;
 
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -56,7 +57,8 @@ impl FromRequest for RequestId {
 
 fn is_harmless(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=CHARS_MAX).contains(&text.len()) && text.bytes().all(allowed)
+    // Whoever mistakes this header for that of the key must not find the key in answers and logs.
+    (1..=CHARS_MAX).contains(&text.len()) && text.bytes().all(allowed) && !looks_like_key(text)
 }
 
 #[cfg(test)]
@@ -67,7 +69,16 @@ mod tests {
     #[test]
     fn a_senders_name_is_kept_if_it_is_harmless() {
         let (long, longer) = ("r".repeat(128), "r".repeat(129));
-        for (given, kept) in [("my-req_1.2", true), (&long, true), (&longer, false), ("a b", false), ("a\"b", false)] {
+        let key = format!("tg_acme.prod_{}_{}", "0".repeat(16), "z".repeat(52));
+        for (given, kept) in [
+            ("my-req_1.2", true),
+            ("tg_1", true),
+            (&long, true),
+            (&longer, false),
+            ("a b", false),
+            ("a\"b", false),
+            (&key, false),
+        ] {
             let request = TestRequest::get().insert_header((REQUEST_ID_HEADER, given)).to_http_request();
             let id = RequestId::of(request.headers());
             assert_eq!(id.as_str() == given, kept, "{given}");

@@ -45,6 +45,9 @@ pub type Finding<'a> = Pin<Box<dyn Future<Output = Result<Option<StoredKey>, Sto
 /// Where keys are looked up. An async closure over a `KeyId` is one.
 pub trait FindKey: Send + Sync {
     fn find(&self, id: KeyId) -> Finding<'_>;
+
+    /// Told after a lookup that the key has just let somebody in. Must not keep the request waiting.
+    fn used(&self, _id: &KeyId) {}
 }
 
 impl<F, A> FindKey for F
@@ -125,13 +128,20 @@ impl Gate {
 impl Keys {
     async fn verify(&self, presented: Presented) -> Result<Caller, Problem> {
         let now = self.clock.now();
-        let key = match self.recalled(&presented.id, now) {
+        let recalled = self.recalled(&presented.id, now);
+        let looked_up = recalled.is_none();
+        let key = match recalled {
             Some(key) => Some(key),
             None => self.looked_up(&presented.id, now).await?,
         };
         let matches = |key: &StoredKey| presented.matches(&key.sha256) && key.env == presented.env;
         match key.filter(|key| matches(key) && key.is_good_at(now)) {
-            Some(key) => Ok(Caller { env: key.env, key_id: Some(presented.id), scopes: key.scopes }),
+            Some(key) => {
+                if looked_up {
+                    self.find.used(&presented.id);
+                }
+                Ok(Caller { env: key.env, key_id: Some(presented.id), scopes: key.scopes })
+            }
             None => Err(Problem::unauthenticated()),
         }
     }

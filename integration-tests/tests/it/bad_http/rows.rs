@@ -1,7 +1,7 @@
 //! The bad requests of the catalogue, as data: what is sent, and which statuses are right.
 //!
-//! Rows that are no single request are not here: 42 and 43 (many and slow readers), 66, 71, 78 and 79 (cost),
-//! 104 to 107 (there is no cron), 115, 128, 129, 133 and 139 (they need a second tenant, key or request).
+//! Rows that are no single request have tests of their own: 42, 43, 66, 78, 107, 133 and 139 in `alone`, 79 in
+//! `executors`, 115, 128 and 129 in `security`.
 
 mod addresses;
 mod bodies;

@@ -26,6 +26,9 @@ pub(super) const ROWS: &[Row] = &[
     get(109, "/api/v1/runs/x"),
     Row::new(109, Send::BuiltGet(|| format!("/api/v1/runs/{}", "a".repeat(10 * 1024))), LOST),
     query(110, "/api/v1/runs/run_%00").code("malformed_path"),
+    query(110, "/api/v1/runs?task=a%00b").code("malformed_query"),
+    query(110, "/api/v1/runs?queue=a%00b").code("malformed_query"),
+    query(110, "/api/v1/runs?tag=%00").code("malformed_query"),
     query(111, "/api/v1/runs/%2e%2e%2fx").code("malformed_path"),
     query(111, "/api/v1/runs/a%2Fb").code("malformed_path"),
     query(111, "/api/v1/runs/../runs").code("malformed_path"),
@@ -69,6 +72,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(140, Send::With(&[("traceparent", "00-zz-1-xx")]), DONE),
     Row::bad(88, Send::With(&[("X-Tidegate-Env", "\u{430}cme/prod")])),
     Row::bad(88, Send::With(&[("X-Tidegate-Env", "Acme/prod")])),
+    Row::bad(88, Send::With(&[("X-Tidegate-Env", "acme\u{1f}/prod")])),
 ];
 
 /// 256 characters, one too many.

@@ -13,6 +13,10 @@ const fn invalid(number: u16, body: &'static [u8]) -> Row {
     Row::bad(number, Send::Body(body)).code(INVALID)
 }
 
+const fn unknown(number: u16, body: &'static [u8]) -> Row {
+    Row::bad(number, Send::Body(body)).code("unknown_field")
+}
+
 const fn fine(number: u16, body: &'static [u8]) -> Row {
     Row::new(number, Send::Body(body), DONE)
 }
@@ -54,6 +58,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(69, Send::SizedChunks(1), &[413]).code("body_too_large"),
     Row::new(70, Send::PostWith(&[("Content-Type", "application/json"), ("Content-Encoding", "gzip")]), &[415])
         .code("unsupported_encoding"),
+    Row::new(71, Send::Built(gzip_bomb), &[415]).code("unsupported_encoding"),
     invalid(72, b"{\"task\":\"\",\"payload\":1}"),
     Row::new(72, Send::Body(b"{\"task\":\"n\",\"payload\":1}"), WELL_FORMED),
     Row::new(72, Send::BuiltBody(|| named(128)), WELL_FORMED),
@@ -72,6 +77,8 @@ pub(super) const ROWS: &[Row] = &[
     fine(86, b"{\"task\":\"noop\",\"payload\":\"a\\u200b\\u202eb\"}"),
     fine(87, "{\"task\":\"noop\",\"payload\":\"👩‍👩‍👧‍👦 e\u{301}\u{301}\u{301} 𝒳\"}".as_bytes()),
     invalid(88, "{\"task\":\"n\u{43e}op\",\"payload\":1}".as_bytes()),
+    // What divides names in the store is in none of them.
+    invalid(88, b"{\"task\":\"no\\u001fop\",\"payload\":1}"),
     invalid(89, "{\"task\":\"no\u{131}op\",\"payload\":1}".as_bytes()),
     fine(90, b"{\"task\":\"noop\",\"payload\":\"\\ufffd \\u2028\"}"),
     malformed(91, b"{\"task\":\"noop\",\"payload\":NaN}"),
@@ -99,9 +106,29 @@ pub(super) const ROWS: &[Row] = &[
     invalid(102, b"{\"task\":\"noop\",\"payload\":1,\"not_before\":\"2027-02-20T00:00:00+24:00\"}"),
     invalid(103, b"{\"task\":\"noop\",\"payload\":1,\"not_before\":\"2199-01-01T00:00:00Z\"}"),
     fine(103, b"{\"task\":\"noop\",\"payload\":1,\"not_before\":\"2001-01-01T00:00:00Z\"}"),
+    // There are no schedules, so that every one of them is a name that is not known, and nothing is made of it.
+    unknown(104, b"{\"task\":\"noop\",\"payload\":1,\"cron\":\"60 * * * *\"}"),
+    unknown(104, b"{\"task\":\"noop\",\"payload\":1,\"cron\":\"* * * *\"}"),
+    unknown(104, b"{\"task\":\"noop\",\"payload\":1,\"schedule\":\"@never\"}"),
+    Row::bad(104, Send::BuiltBody(long_cron)).code("unknown_field"),
+    unknown(105, b"{\"task\":\"noop\",\"payload\":1,\"cron\":\"0 0 30 2 *\"}"),
+    unknown(106, b"{\"task\":\"noop\",\"payload\":1,\"cron\":\"30 2 * * *\",\"timezone\":\"Europe/Berlin\"}"),
+    unknown(107, b"{\"task\":\"noop\",\"payload\":1,\"retry\":{\"base_seconds\":0,\"factor\":1e308}}"),
     invalid(108, b"{\"task\":\"noop\",\"payload\":1,\"priority\":1000000}"),
     invalid(108, b"{\"task\":\"noop\",\"payload\":1,\"priority\":-1000000}"),
 ];
+
+/// A mebibyte of zeros in a kilobyte of gzip: its codes for the longest repetition are zeros too.
+fn gzip_bomb() -> Vec<u8> {
+    const HEAD: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xed\xc1\x01\x01\0\0\0\x80\x90\xfe\xaf\xee\x08\x0a";
+    let body = [HEAD, &[0; 1_000]].concat();
+    let head = format!("{{post}}Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), &body].concat()
+}
+
+fn long_cron() -> Vec<u8> {
+    format!("{{\"task\":\"noop\",\"payload\":1,\"cron\":\"{}\"}}", "* ".repeat(5 * 1024)).into_bytes()
+}
 
 fn body_with(payload: &str) -> Vec<u8> {
     format!("{{\"task\":\"noop\",\"payload\":{payload}}}").into_bytes()

@@ -1,0 +1,216 @@
+//! Rows of the catalogue that are no single request, each on the running server.
+
+use super::connect_to;
+use harness::{Client, Database, Server, eventually};
+use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio::net::TcpSocket;
+
+const LATER: &str = "[tasks.later]\nkind = \"pull\"\n";
+/// Connections that one address may have open; `serve` has the same number.
+const PER_ADDRESS_MAX: usize = 2_000;
+
+/// What a program writes is truncated at the server's limit.
+fn writer(bytes: u64) -> String {
+    format!(
+        "[tasks.writer]\nkind = \"exec\"\nprogram = \"/usr/bin/head\"\nargs = [\"-c\", \"{bytes}\", \"/dev/zero\"]\n"
+    )
+}
+
+#[test]
+fn row_42_the_server_lets_a_client_go_that_stops_reading() {
+    let mut server = Server::on(Database::Sqlite).config(&writer(10 << 20)).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "writer"}));
+    eventually("the run has ended", || client.read(&run)["status"] == "succeeded");
+    let mut reader = connect_to(&server);
+    write!(reader, "GET /api/v1/runs/{run}/output HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    reader.read_exact(&mut [0; 1_000]).expect("the beginning of the answer");
+    // A connection that is closed with bytes of ours unread is reset.
+    eventually("the connection is closed", || reader.write_all(b" ").is_err());
+    client.get("/tasks").is(200);
+    server.stop();
+}
+
+/// This process and the servers that it starts may open as many files as the system lets them.
+pub(crate) fn open_many_files() {
+    let own = std::process::id().to_string();
+    let limits = std::fs::read_to_string("/proc/self/limits").expect("our own limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit of files");
+    let hard = line.split_ascii_whitespace().nth(4).expect("a hard limit");
+    let done = Command::new("prlimit").args(["--pid", &own, &format!("--nofile={hard}:{hard}")]).status();
+    assert!(done.is_ok_and(|status| status.success()), "the limit of open files cannot be raised to {hard}");
+}
+
+/// Connections from an address of their own that say nothing.
+async fn idle(server: SocketAddr, from: Ipv4Addr, count: usize) -> Vec<tokio::net::TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((from, 0))).expect("an address of this machine");
+        streams.push(socket.connect(server).await.expect("a connection"));
+    }
+    streams
+}
+
+/// Whether nobody has closed it; nothing was ever sent on it.
+fn is_open(stream: &tokio::net::TcpStream) -> bool {
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn row_43_five_thousand_idle_connections_of_one_address_are_capped_and_others_are_served() {
+    open_many_files();
+    let mut server = Server::start_on(Database::Sqlite);
+    let address = server.door().addr().expect("an address");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let streams = runtime.block_on(idle(address, Ipv4Addr::new(127, 0, 3, 1), 5_000));
+    // Later the others are let go too, as they send nothing; at no time are there more.
+    eventually("those over the cap are closed", || {
+        streams.iter().filter(|stream| is_open(stream)).count() <= PER_ADDRESS_MAX
+    });
+    server.client().get("/tasks").is(200);
+    server.ops("/livez").is(200);
+    server.ops("/readyz").is(200);
+    server.says("an address has too many connections");
+    let said = server.lines().iter().filter(|line| line.contains("too many connections")).count();
+    assert!(said <= 2, "a flood is told {said} times");
+    drop(streams);
+    server.client().get("/tasks").is(200);
+    server.stop();
+}
+
+/// How long the server takes for a body.
+#[expect(clippy::disallowed_methods, reason = "spans how long an answer takes")]
+fn span(client: &mut Client, body: &str) -> Duration {
+    let began = Instant::now();
+    let answer = client.send("POST", "/runs", Some(body)).expect("an answer");
+    let took = began.elapsed();
+    answer.is(201);
+    took
+}
+
+/// Strings that collide under every hash of the form `31 * h + c`, whatever comes before or after.
+fn colliding(count: usize) -> Vec<String> {
+    let pairs = |number: usize| (0..14).map(|bit| if number >> bit & 1 == 0 { "Aa" } else { "BB" }).collect();
+    (0..count).map(pairs).collect()
+}
+
+#[test]
+fn row_66_keys_that_collide_cost_no_more_than_others() {
+    const KEYS: usize = 9_000;
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let body = |keys: Vec<String>| {
+        let members: Vec<String> = keys.iter().map(|key| format!("\"{key}\":0")).collect();
+        format!("{{\"task\":\"later\",\"payload\":{{{}}}}}", members.join(","))
+    };
+    let collide = body(colliding(KEYS));
+    let differ = body((0..KEYS).map(|number| format!("{:028}", number * 7_919)).collect());
+    assert_eq!(collide.len(), differ.len());
+    let mut ratios = Vec::new();
+    // A busy machine may blur one round, but does not favour one of the two in every round.
+    eventually("both cost as much", || {
+        let (mut colliding, mut differing) = (Vec::new(), Vec::new());
+        for _ in 0..15 {
+            colliding.push(span(&mut client, &collide));
+            differing.push(span(&mut client, &differ));
+        }
+        colliding.sort_unstable();
+        differing.sort_unstable();
+        ratios.push(colliding[7].as_secs_f64() / differing[7].as_secs_f64());
+        assert!(ratios.len() < 8, "the ratios are {ratios:?}");
+        ratios.last().is_some_and(|ratio| *ratio <= 2.0)
+    });
+    server.stop();
+}
+
+#[test]
+fn row_78_a_gibibyte_of_output_is_cut_at_the_limit_and_said_to_be() {
+    const GIB: u64 = 1 << 30;
+    const KEPT: usize = 10_485_760;
+    let mut server = Server::on(Database::Sqlite).config(&writer(GIB)).start();
+    let mut client = server.client();
+    let first = client.run(&json!({"task": "noop"}));
+    eventually("the server is warm", || client.read(&first)["status"] == "succeeded");
+    let before = server.memory_kib();
+    let run = client.run(&json!({"task": "writer"}));
+    let mut peak = 0;
+    eventually("the run has ended", || {
+        peak = peak.max(server.memory_kib());
+        client.read(&run)["status"] == "succeeded"
+    });
+    let growth = peak.saturating_sub(before);
+    assert!(growth <= 64 * 1024, "memory grew by {growth} KiB");
+    let output = client.get(&format!("/runs/{run}/output")).is(200);
+    assert_eq!(output.header("x-tidegate-truncated"), Some("true"));
+    assert_eq!(output.header("x-tidegate-total-bytes"), Some(GIB.to_string().as_str()));
+    assert_eq!(output.body.len(), KEPT);
+    server.stop();
+}
+
+#[test]
+fn row_107_a_delay_between_tries_that_is_none_is_refused() {
+    for (setting, word) in [
+        ("retry_base_seconds = 0.0", "retry_base_seconds"),
+        ("retry_base_seconds = -1.0", "retry_base_seconds"),
+        ("retry_cap_seconds = 1e308", "retry_cap_seconds"),
+        ("retry_base_seconds = nan", "retry_base_seconds"),
+        ("retry_cap_seconds = inf", "retry_cap_seconds"),
+        ("retry_factor = 1e308", "retry_factor"),
+    ] {
+        let server = Server::on(Database::Sqlite).config(&format!("[tasks.x]\nkind = \"noop\"\n{setting}\n"));
+        let output = server.command(&["serve", "--listen", "127.0.0.1:0"]).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{setting}: {said}");
+        assert!(said.contains(word) && !said.contains("panicked"), "{setting}: {said}");
+    }
+}
+
+#[test]
+fn row_133_a_key_with_another_body_is_refused_and_the_first_one_stands() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let body = |payload: &str| json!({"task": "later", "payload": payload, "idempotency_key": "k"});
+    let first = client.post("/runs", &body("one")).is(201);
+    for _ in 0..2 {
+        client.post("/runs", &body("other")).is_problem(422, "idempotency_mismatch");
+        let many = client.post("/runs/batch", &json!({"runs": [body("other")]})).is(200).json();
+        assert_eq!(many["data"][0]["error"]["code"], "idempotency_mismatch", "{many}");
+    }
+    let again = client.post("/runs", &body("one")).is(201);
+    assert_eq!((again.header("idempotency-replayed"), again.field("id")), (Some("true"), first.field("id")));
+    assert_eq!(client.read(&first.field("id"))["payload"], "one");
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 1);
+    server.stop();
+}
+
+#[test]
+fn row_139_a_change_of_what_has_changed_is_refused() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let path = format!("/runs/{run}");
+    let tag = |client: &mut Client| client.get(&path).is(200).header("etag").expect("an ETag").to_owned();
+    let stale = tag(&mut client);
+    let patch = |tag: &str, tags: &str| client_with(&server, tag).patch(&path, &json!({"tags": [tags]}));
+    patch(&stale, "first").is(200);
+    let fresh = tag(&mut client);
+    assert_ne!(fresh, stale);
+    for wrong in [stale.as_str(), "nonsense", "\"\"", "\"1\"", "\"999-999-queued\"", ""] {
+        patch(wrong, "second").is_problem(412, "precondition_failed");
+    }
+    assert_eq!(client.read(&run)["tags"], json!(["first"]));
+    patch(&fresh, "third").is(200);
+    patch("*", "fourth").is(200);
+    assert_eq!(client.read(&run)["tags"], json!(["fourth"]));
+    server.stop();
+}
+
+fn client_with(server: &Server, tag: &str) -> Client {
+    server.client().with("If-Match", tag)
+}
