@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use line::{Line, Wish};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::store::{Accepted, NewRecord};
 use storage::{Class, Store, StoreError};
@@ -43,7 +43,6 @@ pub struct StoreHealth {
     /// Moving average of a commit, in microseconds.
     commit_micros: AtomicU64,
     failures: AtomicU32,
-    waiting: AtomicUsize,
 }
 
 impl StoreHealth {
@@ -54,11 +53,6 @@ impl StoreHealth {
     /// Commits in a row that failed.
     pub fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Runs that wait for their commit.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
     }
 
     fn took(&self, span: Duration) {
@@ -100,12 +94,8 @@ impl Intake {
     /// whole, when too many requests wait.
     pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, IntakeError> {
         let (answer, answered) = oneshot::channel();
-        let count = records.len();
         self.wishes.try_send(Wish::new(records, answer)).map_err(|_| IntakeError::Full)?;
-        self.health.waiting.fetch_add(count, Ordering::Relaxed);
-        let answer = answered.await;
-        self.health.waiting.fetch_sub(count, Ordering::Relaxed);
-        answer.map_err(|_| IntakeError::NoAnswer)
+        answered.await.map_err(|_| IntakeError::NoAnswer)
     }
 }
 

@@ -45,8 +45,8 @@ pub(super) struct HotConnections {
 
 impl HotConnections {
     pub(super) fn new(options: PgConnectOptions) -> HotConnections {
-        // Each statement names its rows, and its plan is made once, when the table may be as good as empty: a plan
-        // that reads the whole of it must never be kept for when it is not.
+        // Statements are prepared once, maybe while the tables are empty, and a plan that reads a whole table would be
+        // kept while it fills: ending a run would take as long as there are runs, until PostgreSQL analyzes them.
         let options =
             options.options([("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off")]);
         HotConnections {

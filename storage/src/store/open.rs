@@ -21,9 +21,6 @@ const READERS: u32 = 4;
 const WRITER_CACHE: &str = "-8192";
 const READER_CACHE: &str = "-2048";
 const POSTGRES_CONNECTIONS: u32 = 10;
-/// Hot statements are prepared once, maybe while the tables are empty, and a plan that reads a whole table is then
-/// kept while it fills: without this, ending a run takes as long as there are runs until PostgreSQL analyzes them.
-const HOT_SETTINGS: [(&str, &str); 1] = [("enable_seqscan", "off")];
 /// A pool goes on trying a server that refuses, at intervals of up to a fifth of this: the longer it may take,
 /// the later it notices that the server is back.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
@@ -202,7 +199,7 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
         .connect_with(connect.clone())
         .await?;
     sqlx::migrate!("migrations/postgres").run(&pool).await?;
-    Ok(Pools::Postgres { pool, hot: Box::new(HotConnections::new(connect.options(HOT_SETTINGS))) })
+    Ok(Pools::Postgres { pool, hot: Box::new(HotConnections::new(connect)) })
 }
 
 #[cfg(test)]

@@ -41,8 +41,11 @@ impl std::fmt::Debug for Wish {
 }
 
 impl Line {
+    /// Nothing is taken in for somebody who has gone away meanwhile, or was told that the store is away.
     pub(super) fn push(&mut self, wish: Wish) {
-        self.0.push_back(wish);
+        if !wish.answer.is_closed() {
+            self.0.push_back(wish);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -89,10 +92,10 @@ impl Line {
                 wish.verdicts.extend(std::iter::repeat_n(verdict, rest));
             }
             if wish.left.is_empty() {
-                // Whoever has gone away meanwhile is not told.
+                // Nobody may be waiting for it any more.
                 let _ = wish.answer.send(wish.verdicts);
             } else {
-                self.0.push_back(wish);
+                self.push(wish);
             }
         }
     }
