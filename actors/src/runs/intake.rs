@@ -122,6 +122,9 @@ impl Counter {
             {
                 line.push(wish);
             }
+            if line.is_empty() {
+                continue;
+            }
             let mut group = line.group(pace.rows(), GROUP_BYTES);
             let began = now();
             // A panic fails its own group and no other.
@@ -184,7 +187,7 @@ impl Counter {
 
     /// Tells everybody on this node of runs that are durable now.
     fn taken(&self, records: &[NewRecord], accepted: &[Accepted]) {
-        let (mut direct, mut buffered) = (0, 0);
+        let (mut direct, mut buffered, mut waiting) = (0, 0, false);
         let fresh = || records.iter().zip(accepted).filter(|(_, accepted)| **accepted == Accepted::New);
         self.express.hand_over(fresh().map(|(record, _)| record));
         for (record, _) in fresh() {
@@ -194,13 +197,17 @@ impl Counter {
             }
             direct += 1;
             if record.not_before.is_none() && !record.leased {
+                waiting = true;
                 self.express.lanes.note(&record.basin, &record.lane, record.rank());
             }
         }
         if buffered > 0 {
             self.express.gates.buffered.store(true, Ordering::Release);
         }
-        self.doorbell.notify_one();
+        // Nobody has to look for runs that went the short way, nor where nobody would carry them out.
+        if buffered > 0 || (waiting && self.express.settings.slots > 0) {
+            self.doorbell.notify_one();
+        }
         self.arrivals.notify_waiters();
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);

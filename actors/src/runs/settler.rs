@@ -118,7 +118,9 @@ impl Desk {
             }
             // A place under a cap may have become free.
             self.lanes.unblock();
-            self.doorbell.notify_one();
+            if !self.lanes.is_empty() {
+                self.doorbell.notify_one();
+            }
         }
     }
 

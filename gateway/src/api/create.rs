@@ -113,12 +113,11 @@ fn diverted(api: &Api, env: &str, runs: usize) -> bool {
 
 fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -> Result<NewRecord, Problem> {
     let task = api.runs.tasks.get(&wish.task).ok_or_else(|| Problem::internal("a task has gone"))?;
-    let (key, fingerprint) = (wish.idempotency_key.clone(), wish.fingerprint.clone());
+    let idempotency = wish.idempotency(now + api.idempotency);
     let mut record = wish.record(api.mint(now), env, task, now);
     record.buffered = buffered;
-    if let Some(key) = key {
-        let expires_at = now + api.idempotency;
-        record.idempotency = Some(Wish::idempotency(&key, &fingerprint, String::new(), expires_at));
+    record.idempotency = idempotency;
+    if record.idempotency.is_some() {
         let answer = format!("{}\n{}", status_of(buffered), RunView::of_new(&record).json());
         if let Some(own) = &mut record.idempotency {
             own.answer = answer;

@@ -1,7 +1,9 @@
 //! Whether a run goes straight to the ready table or waits in the buffer.
 //!
 //! An env above its rate, or a store that is slow, sends runs to the buffer: they are as durable there, cost the
-//! store less now, and cannot crowd out other envs. Anything that is not clear means straight.
+//! store less now, and cannot crowd out other envs. When all together are too fast, those are held back that take
+//! more than an equal share: a light env does not wait for the flood of another. Anything that is not clear means
+//! straight.
 
 use crate::config::{BufferMode, Config};
 use crate::http::rate::{Alarm, Rule, Uptime};
@@ -46,6 +48,8 @@ pub struct Gate {
     hold: Duration,
     envs: Alarm,
     all: Alarm,
+    /// Who takes more than an equal share of what all together may.
+    shares: Alarm,
     uptime: Uptime,
 }
 
@@ -60,6 +64,7 @@ impl Gate {
             mode: config.buffer.mode,
             envs: Alarm::new(rule(config.buffer.above_per_second, hold), ENVS_MAX),
             all: Alarm::new(rule(config.buffer.all_above_per_second, hold), 1),
+            shares: Alarm::new(rule(config.buffer.all_above_per_second, hold), ENVS_MAX),
             uptime: Uptime::begin(),
             settings,
             all_above: config.buffer.all_above_per_second,
@@ -93,10 +98,12 @@ impl Gate {
         let own = rule(self.settings.env(env).buffer_above, self.hold);
         let over = self.envs.observe_under(&own, env, runs, now).tripped.is_some();
         let over_all = self.all.observe_under(&rule(self.all_above, self.hold), "", runs, now).tripped.is_some();
+        let share = rule(self.all_above / self.shares.active(now).max(1) as f64, self.hold);
+        let over_share = self.shares.observe_under(&share, env, runs, now).tripped.is_some();
         if over {
             return Some(Reason::EnvRate);
         }
-        if over_all {
+        if over_all && over_share {
             return Some(Reason::AllRate);
         }
         (health.commit() > self.slow_above).then_some(Reason::StoreSlow)

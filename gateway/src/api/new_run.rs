@@ -34,10 +34,24 @@ pub struct Wish {
     pub max_duration: Option<Duration>,
     pub source: Source,
     pub session_id: Option<String>,
-    pub not_before: Option<Timestamp>,
+    pub start: Option<Start>,
     pub time_to_live: Option<Duration>,
-    /// Digest of everything above but the key: what makes two requests the same.
-    pub fingerprint: String,
+}
+
+/// When a run may start, as it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    After(Duration),
+    At(Timestamp),
+}
+
+impl Start {
+    fn time(self, now: Timestamp) -> Timestamp {
+        match self {
+            Start::After(delay) => now + delay,
+            Start::At(time) => time,
+        }
+    }
 }
 
 impl Wish {
@@ -55,10 +69,11 @@ impl Wish {
         let payload = fields.raw("payload", PAYLOAD_MAX).map_or("null", RawValue::get).to_owned();
         let queue = fields.optional_text("queue", 1..=128, Charset::Name);
         let priority = fields.integer("priority", -PRIORITY..=PRIORITY).unwrap_or(0);
-        let not_before = not_before(fields, now);
+        let start = start(fields, now);
         let time_to_live = fields.seconds("ttl_seconds", Duration::from_secs(1)..=YEAR);
-        let starts = not_before.unwrap_or(now);
-        if time_to_live.is_some_and(|span| now + span <= starts) && not_before.is_some() {
+        if let (Some(span), Some(start)) = (time_to_live, start)
+            && now + span <= start.time(now)
+        {
             fields.refuse_field("ttl_seconds", "range", "it would expire before it may start");
         }
         let idempotency_key = fields.optional_text("idempotency_key", 1..=KEY_CHARS, Charset::Visible);
@@ -73,7 +88,7 @@ impl Wish {
         };
         let session_id = fields.optional_text("session_id", 1..=64, Charset::Name);
         fields.reject_unknown();
-        let mut wish = Wish {
+        Wish {
             task,
             queue,
             priority,
@@ -86,16 +101,14 @@ impl Wish {
             max_duration,
             source,
             session_id,
-            not_before,
+            start,
             time_to_live,
-            fingerprint: String::new(),
-        };
-        wish.fingerprint = wish.digest(now);
-        wish
+        }
     }
 
-    /// Times count as they were asked for, relative ones as spans: a request that comes again is the same.
-    fn digest(&self, now: Timestamp) -> String {
+    /// Digest of everything but the key: what makes two requests the same. Times count as they were asked for,
+    /// relative ones as spans: a request that comes again is the same.
+    fn fingerprint(&self) -> String {
         let parts = [
             self.task.clone(),
             self.queue.clone().unwrap_or_default(),
@@ -106,8 +119,7 @@ impl Wish {
             self.concurrency_key.clone(),
             format!("{:?} {:?} {:?}", self.max_attempts, self.max_duration, self.time_to_live),
             format!("{} {:?}", self.source, self.session_id),
-            // A delay is read against the clock, so that only its rough size can count.
-            self.not_before.map(|time| (time.since(now).as_secs() / 60).to_string()).unwrap_or_default(),
+            format!("{:?}", self.start),
         ];
         let mut digest = Sha256::new();
         for part in parts {
@@ -141,7 +153,7 @@ impl Wish {
             max_attempts: self.max_attempts.unwrap_or(task.max_attempts),
             max_duration_ms: max_duration.map_or(0, |span| i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
             accepted_at: now,
-            not_before: self.not_before.filter(|time| *time > now),
+            not_before: self.start.map(|start| start.time(now)).filter(|time| *time > now),
             expires_at: self.time_to_live.map(|span| now + span),
             buffered: false,
             leased: false,
@@ -149,14 +161,15 @@ impl Wish {
         }
     }
 
-    /// The key of this request, with the answer that it will always get.
-    pub fn idempotency(key: &str, fingerprint: &str, answer: String, expires_at: Timestamp) -> Idempotency {
-        Idempotency { key: key.to_owned(), fingerprint: fingerprint.to_owned(), answer, expires_at }
+    /// The key of this request, still without the answer that it will always get.
+    pub fn idempotency(&self, expires_at: Timestamp) -> Option<Idempotency> {
+        let key = self.idempotency_key.clone()?;
+        Some(Idempotency { key, fingerprint: self.fingerprint(), answer: String::new(), expires_at })
     }
 }
 
 /// `delay_seconds` and `not_before` say the same in two ways; both at once is a contradiction.
-fn not_before(fields: &mut Fields<'_>, now: Timestamp) -> Option<Timestamp> {
+fn start(fields: &mut Fields<'_>, now: Timestamp) -> Option<Start> {
     let delay = fields.seconds("delay_seconds", Duration::ZERO..=YEAR);
     let time = fields.timestamp("not_before");
     if delay.is_some() && time.is_some() {
@@ -165,7 +178,7 @@ fn not_before(fields: &mut Fields<'_>, now: Timestamp) -> Option<Timestamp> {
     if time.is_some_and(|time| time > now + YEAR) {
         fields.refuse_field("not_before", "range", "must be within a year from now");
     }
-    delay.filter(|delay| !delay.is_zero()).map(|delay| now + delay).or(time)
+    delay.filter(|delay| !delay.is_zero()).map(Start::After).or(time.map(Start::At))
 }
 
 /// JSON with its keys sorted and without spaces, so that the same value always reads the same.
@@ -174,5 +187,59 @@ fn canonical(json: &str) -> String {
     match serde_json::from_str::<serde_json::Value>(json) {
         Ok(value) => value.to_string(),
         Err(_) => json.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fingerprint(body: &str, at: i64) -> String {
+        let mut fields = Fields::parse(body.as_bytes()).expect("an object");
+        Wish::read(
+            &mut fields,
+            &Tasks::new(Default::default(), actors::backoff::Backoff { base: Duration::ZERO, cap: Duration::ZERO }),
+            Timestamp::from_millis(at),
+        )
+        .fingerprint()
+    }
+
+    #[test]
+    fn a_request_that_comes_again_is_the_same_however_late_and_however_it_is_written() {
+        const DAY_MS: i64 = 86_400_000;
+        for (first, again) in [
+            (
+                r#"{"task":"t","not_before":"2030-01-01T00:00:00Z"}"#,
+                r#"{"task":"t","not_before":"2030-01-01T00:00:00.000Z"}"#,
+            ),
+            (r#"{"task":"t","delay_seconds":90}"#, r#"{"delay_seconds":90.0,"task":"t"}"#),
+            (r#"{"task":"t","payload":{"a":1,"b":[2]}}"#, r#"{"task":"t","payload":{ "b" : [2], "a" : 1 }}"#),
+        ] {
+            assert_eq!(fingerprint(first, 0), fingerprint(again, DAY_MS), "{first} and {again}");
+        }
+    }
+
+    #[test]
+    fn another_wish_has_another_fingerprint() {
+        let wishes = [
+            r#"{"task":"t"}"#,
+            r#"{"task":"u"}"#,
+            r#"{"task":"t","queue":"q"}"#,
+            r#"{"task":"t","priority":1}"#,
+            r#"{"task":"t","payload":1}"#,
+            r#"{"task":"t","payload":12345678901234567890}"#,
+            r#"{"task":"t","tags":["a"]}"#,
+            r#"{"task":"t","metadata":{"a":1}}"#,
+            r#"{"task":"t","concurrency_key":"k"}"#,
+            r#"{"task":"t","delay_seconds":1}"#,
+            r#"{"task":"t","not_before":"2030-01-01T00:00:00Z"}"#,
+            r#"{"task":"t","ttl_seconds":5}"#,
+            r#"{"task":"t","max_attempts":2}"#,
+            r#"{"task":"t","max_duration_seconds":2}"#,
+            r#"{"task":"t","source":"daemon"}"#,
+            r#"{"task":"t","session_id":"s"}"#,
+        ];
+        let seen: std::collections::HashSet<String> = wishes.iter().map(|wish| fingerprint(wish, 0)).collect();
+        assert_eq!(seen.len(), wishes.len());
     }
 }

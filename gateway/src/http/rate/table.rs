@@ -38,7 +38,18 @@ impl<V: State> Table<V> {
         decide(&mut self.entries.entry(name.into()).or_default())
     }
 
+    /// How many there are, idle ones included for a moment.
+    pub fn active(&self, now: Duration) -> usize {
+        self.sweep(now);
+        self.entries.len()
+    }
+
     fn make_room(&self, now: Duration) -> bool {
+        self.sweep(now);
+        self.entries.len() < self.max
+    }
+
+    fn sweep(&self, now: Duration) {
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let swept_ms = self.swept_ms.load(Ordering::Relaxed);
         let due = now_ms.saturating_sub(swept_ms) >= SWEEP_EVERY.as_millis() as u64;
@@ -47,7 +58,6 @@ impl<V: State> Table<V> {
         if mine {
             self.entries.retain(|_, state| !state.is_idle(now, self.span));
         }
-        self.entries.len() < self.max
     }
 
     #[cfg(test)]

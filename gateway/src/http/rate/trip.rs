@@ -110,6 +110,11 @@ impl Alarm {
         self.observe_under(&self.rule, env, 1, now)
     }
 
+    /// How many envs there were lately.
+    pub fn active(&self, now: Duration) -> usize {
+        self.envs.active(now)
+    }
+
     /// Counts some accepts of an env that has a rule of its own.
     pub fn observe_under(&self, rule: &Rule, env: &str, more: u32, now: Duration) -> Verdict {
         self.envs.with(env, now, |watched| {
