@@ -142,9 +142,9 @@ impl Counter {
     async fn commit(&self, records: &mut [NewRecord]) -> Vec<Verdict> {
         let mut verdicts = Vec::with_capacity(records.len());
         self.express.mark(records);
-        let mut ahead = vec![0..records.len()];
-        while let Some(range) = ahead.pop() {
-            let part = &records[range.clone()];
+        let mut ahead = vec![(0, records.len())];
+        while let Some((from, to)) = ahead.pop() {
+            let part = &records[from..to];
             match self.accept(part).await {
                 Ok(accepted) => {
                     self.taken(part, &accepted);
@@ -152,9 +152,9 @@ impl Counter {
                 }
                 Err(IntakeError::Store(error)) if error.class() != Class::Retryable && part.len() > 1 => {
                     // Places that were meant for it may be gone by its second try.
-                    records[range.clone()].iter_mut().for_each(|record| record.leased = false);
-                    let middle = range.start + range.len() / 2;
-                    ahead.extend([middle..range.end, range.start..middle]);
+                    records[from..to].iter_mut().for_each(|record| record.leased = false);
+                    let middle = from.midpoint(to);
+                    ahead.extend([(middle, to), (from, middle)]);
                 }
                 Err(error) => {
                     warn!(%error, runs = part.len(), "runs are not taken in");
