@@ -36,7 +36,7 @@ mod output;
 mod queues;
 mod keys;
 
-pub use accept::{Accepted, Idempotency, NewRecord};
+pub use accept::{AcceptTurn, Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry};
 pub use caps::{Cap, Capped};

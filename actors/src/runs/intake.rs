@@ -13,10 +13,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use storage::store::{Accepted, NewRecord};
+use storage::store::{AcceptTurn, Accepted, NewRecord};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{error, warn};
 
 /// Payload bytes in one commit.
@@ -99,6 +100,12 @@ impl Intake {
     }
 }
 
+/// Whether the store can be written to now, and since when that was wanted.
+struct Turn {
+    asked_at: Instant,
+    granted: Result<AcceptTurn, IntakeError>,
+}
+
 struct Counter {
     store: Store,
     express: Express,
@@ -117,6 +124,7 @@ impl Counter {
                     None => return,
                 }
             }
+            let turn = self.turn().await;
             while line.len() < LINE_MAX
                 && let Ok(wish) = queue.try_recv()
             {
@@ -128,7 +136,7 @@ impl Counter {
             let mut group = line.group(pace.rows(), GROUP_BYTES);
             let began = now();
             // A panic fails its own group and no other.
-            let committed = AssertUnwindSafe(self.commit(&mut group.records)).catch_unwind().await;
+            let committed = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind().await;
             pace.took(group.records.len(), now().duration_since(began));
             let verdicts = committed.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
@@ -139,13 +147,18 @@ impl Counter {
     }
 
     /// Commits a group; one that is refused is halved, so that a bad run cannot fail its neighbours.
-    async fn commit(&self, records: &mut [NewRecord]) -> Vec<Verdict> {
+    async fn commit(&self, turn: Turn, records: &mut [NewRecord]) -> Vec<Verdict> {
+        let mut turn = Some(turn);
         let mut verdicts = Vec::with_capacity(records.len());
         self.express.mark(records);
         let mut ahead = vec![(0, records.len())];
         while let Some((from, to)) = ahead.pop() {
             let part = &records[from..to];
-            match self.accept(part).await {
+            let turn = match turn.take() {
+                Some(turn) => turn,
+                None => self.turn().await,
+            };
+            match self.accept(turn, part).await {
                 Ok(accepted) => {
                     self.taken(part, &accepted);
                     verdicts.extend(accepted.into_iter().map(Ok));
@@ -165,10 +178,25 @@ impl Counter {
         verdicts
     }
 
-    async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, IntakeError> {
-        let began = now();
-        let answer = tokio::time::timeout(ANSWER_WITHIN, self.store.accept(records)).await;
-        self.health.took(now().duration_since(began));
+    /// The turn to write; what comes until then goes into the same commit.
+    async fn turn(&self) -> Turn {
+        let asked_at = now();
+        let granted = match timeout(ANSWER_WITHIN, self.store.accept_turn()).await {
+            Ok(turn) => turn.map_err(|error| IntakeError::Store(Arc::new(error))),
+            Err(_) => Err(IntakeError::NoAnswer),
+        };
+        Turn { asked_at, granted }
+    }
+
+    async fn accept(&self, turn: Turn, records: &[NewRecord]) -> Result<Vec<Accepted>, IntakeError> {
+        let answer = match turn.granted {
+            Ok(granted) => timeout(ANSWER_WITHIN, self.store.accept_in(granted, records)).await,
+            Err(error) => {
+                self.health.failures.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
+        self.health.took(now().duration_since(turn.asked_at));
         match answer {
             Ok(Ok(accepted)) => {
                 self.health.failures.store(0, Ordering::Relaxed);

@@ -72,18 +72,34 @@ impl<R: Read> Lines<R> {
     /// Fills the buffer with one line; `Some(false)` when it was too long and has been skipped.
     fn read_line(&mut self) -> io::Result<Option<bool>> {
         self.line.clear();
-        let most = (self.max_line_bytes as u64).saturating_add(AROUND_BYTES as u64 + 1);
-        let read = self.input.by_ref().take(most).read_until(b'\n', &mut self.line)?;
-        if read == 0 {
+        let most = self.max_line_bytes.saturating_add(AROUND_BYTES + 1);
+        while self.line.len() < most && self.line.last() != Some(&b'\n') {
+            let piece = self.make_room(most);
+            if self.input.by_ref().take(piece as u64).read_until(b'\n', &mut self.line)? == 0 {
+                break;
+            }
+        }
+        if self.line.is_empty() {
             return Ok(None);
         }
         self.number += 1;
-        let cut = read as u64 == most && self.line.last() != Some(&b'\n');
+        let cut = self.line.len() == most && self.line.last() != Some(&b'\n');
         if cut {
             self.line.clear();
             self.input.skip_until(b'\n')?;
         }
         Ok(Some(!cut))
+    }
+
+    /// Makes room for the next piece of a line, and says how large it may be. The buffer doubles as any would, but
+    /// never beyond the longest line: twice that is what a small machine may not have.
+    fn make_room(&mut self, most: usize) -> usize {
+        let piece = BUFFER_BYTES.min(most - self.line.len());
+        if self.line.capacity() - self.line.len() < piece {
+            let wanted = self.line.capacity().saturating_mul(2).min(most).max(self.line.len() + piece);
+            self.line.reserve_exact(wanted - self.line.len());
+        }
+        piece
     }
 
     fn content(&self) -> &[u8] {

@@ -14,7 +14,7 @@ use tracing::warn;
 
 /// Pages of 4 KiB in the log beyond which the writer itself carries them over.
 pub(super) const LOG_PAGES: &str = "16384";
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(400);
 
 /// Goes on until the writer is closed or gone.
 pub(super) fn start(writer: &Arc<Writer>, connection: SqliteConnection) -> JoinHandle<()> {

@@ -60,9 +60,7 @@ impl Writer {
 
     /// The same with a transaction begun.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
-        let mut writing = self.acquire().await?;
-        writing.execute("BEGIN IMMEDIATE").await?;
-        Ok(writing)
+        self.acquire().await?.begin().await
     }
 
     /// Uses so far that came to a good end.
@@ -90,6 +88,11 @@ impl Writer {
 }
 
 impl Writing {
+    pub(super) async fn begin(mut self) -> Result<Writing, StoreError> {
+        self.execute("BEGIN IMMEDIATE").await?;
+        Ok(self)
+    }
+
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         self.execute("COMMIT").await?;
         self.done();
