@@ -9,7 +9,6 @@ mod open;
 mod hot;
 mod probe;
 mod writer;
-mod checkpoint;
 mod nodes;
 mod jobs;
 mod rounds;
@@ -66,8 +65,6 @@ use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
 use sqlx::{Pool, Postgres, Sqlite};
 use std::sync::Arc;
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 
 /// A handle on the store; clones share its pools.
 #[derive(Debug, Clone)]
@@ -86,7 +83,7 @@ struct Inner {
 
 #[derive(Debug)]
 enum Pools {
-    Sqlite { writer: Arc<writer::Writer>, readers: Pool<Sqlite>, checkpoints: Mutex<Option<JoinHandle<()>>> },
+    Sqlite { writer: Box<writer::Writer>, readers: Pool<Sqlite> },
     Postgres { pool: Pool<Postgres>, hot: Box<hot::HotConnections> },
 }
 
@@ -188,13 +185,9 @@ impl Store {
     /// Closes all connections; nothing is written after this (invariant 38).
     pub async fn close(&self) {
         match &self.inner.pools {
-            Pools::Sqlite { writer, readers, checkpoints } => {
+            Pools::Sqlite { writer, readers } => {
                 readers.close().await;
                 writer.close().await;
-                if let Some(checkpoints) = checkpoints.lock().await.take() {
-                    // It ends by itself, once the writer is closed.
-                    let _ = checkpoints.await;
-                }
             }
             Pools::Postgres { pool, hot } => {
                 hot.close().await;

@@ -2,12 +2,12 @@
 
 use super::hot::HotConnections;
 use super::writer::Writer;
-use super::{Inner, Pools, Store, checkpoint};
+use super::{Inner, Pools, Store};
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Executor, Pool, Postgres, Sqlite};
+use sqlx::{Connection, Executor, Pool, Postgres, Sqlite};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use tokio::sync::Mutex;
 
 const READERS: u32 = 4;
 /// Negative: KiB. Every connection has a cache of its own, so the readers' are small.
@@ -142,7 +141,6 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         .pragma("cache_size", WRITER_CACHE)
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
-        .pragma("wal_autocheckpoint", checkpoint::LOG_PAGES)
         // Statements of fixed text. One whose text grows with its rows is prepared anew, `persistent(false)`: kept,
         // each would hold on to all of its rows' values.
         .statement_cache_capacity(200);
@@ -150,14 +148,13 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
     assert_sqlite(&first).await?;
     sqlx::migrate!("migrations/sqlite").run(&first).await?;
     first.close().await;
-    let writer = Arc::new(Writer::connect(connect.clone()).await?);
-    let checkpoints = Mutex::new(Some(checkpoint::start(&writer, connect.clone().connect().await?)));
+    let writer = Box::new(Writer::connect(connect.clone()).await?);
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .test_before_acquire(false)
         .connect_with(connect.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
         .await?;
-    Ok(Pools::Sqlite { writer, readers, checkpoints })
+    Ok(Pools::Sqlite { writer, readers })
 }
 
 /// Reads the settings back, because a file system or an older file may not have taken them.

@@ -9,8 +9,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{Mutex, Notify, OwnedMappedMutexGuard, OwnedMutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -20,28 +20,18 @@ pub(super) struct Writer {
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
     closed: AtomicBool,
-    closing: Arc<Notify>,
-    commits: Arc<AtomicU64>,
 }
 
 /// The connection while it is lent.
 pub(super) struct Writing {
     connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
     dirty: Arc<AtomicBool>,
-    commits: Arc<AtomicU64>,
 }
 
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
-        Ok(Writer {
-            options,
-            connection,
-            dirty: Arc::default(),
-            closed: AtomicBool::new(false),
-            closing: Arc::default(),
-            commits: Arc::default(),
-        })
+        Ok(Writer { options, connection, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
@@ -55,22 +45,12 @@ impl Writer {
                 *connection = self.options.connect().await?;
             }
         }
-        Ok(Writing { connection, dirty: self.dirty.clone(), commits: self.commits.clone() })
+        Ok(Writing { connection, dirty: self.dirty.clone() })
     }
 
     /// The same with a transaction begun.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         self.acquire().await?.begin().await
-    }
-
-    /// Uses so far that came to a good end.
-    pub(super) fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Acquire)
-    }
-
-    /// Rung when this is closed.
-    pub(super) fn closing(&self) -> Arc<Notify> {
-        self.closing.clone()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -79,7 +59,6 @@ impl Writer {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.closing.notify_one();
         if let Some(connection) = self.connection.lock().await.take() {
             // What is committed is durable, whatever the end of the connection says.
             let _ = connection.close().await;
@@ -102,7 +81,6 @@ impl Writing {
     /// What was done has ended its own transaction.
     pub(super) fn done(self) {
         self.dirty.store(false, Ordering::Release);
-        self.commits.fetch_add(1, Ordering::Release);
     }
 }
 
