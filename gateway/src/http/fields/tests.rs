@@ -235,7 +235,6 @@ fn items_are_read_and_refused_one_by_one() {
     let mut fields = Fields::parse(body.as_bytes()).expect("an object");
     let verdicts: Vec<Option<String>> = fields
         .items("runs", 1..=1_000)
-        .into_iter()
         .map(|mut item| {
             item.text("task", 1..=9, Charset::Name);
             item.reject_unknown();
