@@ -190,7 +190,7 @@ mod tests {
     fn a_single_run_goes_with_the_next_commit_however_large_the_requests_before_it_are() {
         let mut line = Line::default();
         let mut flood: Vec<_> =
-            ["a", "b", "c"].iter().map(|name| wish(&mut line, name.parse().unwrap(), 50, 1)).collect();
+            ["a", "b", "c"].iter().map(|name| wish(&mut line, name.parse().expect("a character"), 50, 1)).collect();
         let mut single = wish(&mut line, 's', 1, 1);
         let group = line.group(16, 1_000);
         assert!(names(&group).contains(&"s0"), "{:?}", names(&group));
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn every_run_of_every_request_gets_its_verdict_once_and_in_order() {
         let mut line = Line::default();
-        let mut answers = vec![wish(&mut line, 'a', 7, 10), wish(&mut line, 'b', 0, 0), wish(&mut line, 'c', 20, 10)];
+        let mut answers = [wish(&mut line, 'a', 7, 10), wish(&mut line, 'b', 0, 0), wish(&mut line, 'c', 20, 10)];
         let mut taken = Vec::new();
         for _ in 0..100 {
             let group = line.group(5, 35);
