@@ -20,6 +20,12 @@ impl Deadline {
         Deadline(Instant::now() + patience())
     }
 
+    /// For what many things have to come to, one after the other.
+    #[expect(clippy::disallowed_methods, reason = "patience is a monotonic span")]
+    pub fn long_from_now() -> Deadline {
+        Deadline(Instant::now() + 3 * patience())
+    }
+
     pub fn left(&self) -> Duration {
         #[expect(clippy::disallowed_methods, reason = "patience is a monotonic span")]
         self.0.saturating_duration_since(Instant::now())

@@ -373,7 +373,7 @@ impl Server {
     /// Waits until no run is open any more, asking through the API of every one of these envs.
     #[track_caller]
     pub fn all_ended<E: AsRef<str>>(&self, envs: &[E]) {
-        let deadline = Deadline::from_now();
+        let deadline = Deadline::long_from_now();
         for env in envs {
             let mut client = self.client().in_env(env.as_ref());
             for status in ["buffered", "delayed", "queued", "running"] {

@@ -1,5 +1,6 @@
 //! The sweeps over runs: those of carriers that are gone, those whose time is up, and the gauges of what waits.
 
+use crate::executor::Stop;
 use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE};
 use crate::runs::{RunParts, Settled};
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub async fn sweep(parts: &RunParts) -> Result<(u64, u64), StoreError> {
         parts.doorbell.notify_one();
     }
     give_back_unknown(parts).await?;
+    stop_cancelled(parts).await?;
     let expired = store.expire_runs(store.now(), PASS).await?;
     metrics::counter!(crate::metrics::RUNS_FINISHED, "state" => RunState::Expired.word()).increment(expired);
     gauges(parts).await?;
@@ -46,6 +48,14 @@ async fn give_back_unknown(parts: &RunParts) -> Result<(), StoreError> {
             let (ending, code) = (Ending::Declined, Some("unanswered".to_owned()));
             parts.settler.settle(RunVerdict { run, epoch, ending, code, reason, output: None, started_at: None });
         }
+    }
+    Ok(())
+}
+
+/// Stops what somebody has asked to cancel through another node, or before a worker had it in hand.
+async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
+    for run in parts.store.cancels_asked(parts.store.node().as_str()).await? {
+        parts.stop_run(&run, Stop::Cancelled);
     }
     Ok(())
 }

@@ -20,6 +20,9 @@ const READERS: u32 = 4;
 /// Negative: KiB. Every connection has a cache of its own, so the readers' are small.
 const WRITER_CACHE: &str = "-8192";
 const READER_CACHE: &str = "-2048";
+/// How long the lock of a process that is dead is waited for.
+const LOCK_TRIES: u32 = 40;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const POSTGRES_CONNECTIONS: u32 = 10;
 /// A pool goes on trying a server that refuses, at intervals of up to a fifth of this: the longer it may take,
 /// the later it notices that the server is back.
@@ -95,6 +98,28 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// A process that was killed a moment ago may still be on its way out, or a program that it was about to start may
+/// have its files for a moment longer: then the lock is free soon.
+fn try_lock(file: &mut File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        let taken = file.try_lock();
+        let mut pid = String::new();
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut pid));
+        let lives = read.is_err() || Path::new("/proc").join(pid.trim()).join("exe").exists();
+        if lives || !matches!(taken, Err(TryLockError::WouldBlock)) {
+            let _ = file.rewind();
+            return taken;
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the kernel tells nobody when the lock of a dead process is free"
+        )]
+        std::thread::sleep(LOCK_AGAIN_AFTER);
+    }
+    let _ = file.rewind();
+    file.try_lock()
+}
+
 /// Takes the lock that lives exactly as long as this process, and writes our pid where a second one reads it.
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file_error = |action, path: &Path| {
@@ -112,7 +137,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .open(&lock_path)
         .map_err(file_error("open", &lock_path))?;
-    match file.try_lock() {
+    match try_lock(&mut file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
