@@ -110,10 +110,7 @@ fn try_lock(file: &mut File) -> Result<(), TryLockError> {
             let _ = file.rewind();
             return taken;
         }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the kernel tells nobody when the lock of a dead process is free"
-        )]
+        // The kernel tells nobody when the lock of a dead process is free.
         std::thread::sleep(LOCK_AGAIN_AFTER);
     }
     let _ = file.rewind();
