@@ -12,7 +12,7 @@ use tokio::time::timeout;
 /// Bodies up to this size need no room; the number of connections and of waiting requests bounds them.
 const SMALL: usize = 8 * 1024;
 /// A request takes up to ten times its body while it is worked on; this counts bodies.
-const ROOM: usize = 1280 * 1024;
+const ROOM: usize = 1024 * 1024;
 const UNIT: usize = 1024;
 /// How long a request waits for room.
 const WAIT: Duration = Duration::from_secs(10);

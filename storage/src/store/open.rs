@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const READERS: u32 = 4;
 /// Negative: KiB. Every connection has a cache of its own, so the readers' are small.
-const WRITER_CACHE: &str = "-8192";
+const WRITER_CACHE: &str = "-4096";
 const READER_CACHE: &str = "-2048";
 /// How long the lock of a process that is dead is waited for.
 const LOCK_TRIES: u32 = 40;
