@@ -14,6 +14,8 @@ const SMALL: usize = 8 * 1024;
 /// A request takes up to ten times its body while it is worked on; this counts bodies.
 const ROOM: usize = 1024 * 1024;
 const UNIT: usize = 1024;
+/// So many requests find room at least, however large: one client that sends slowly must not have all of it.
+const AT_LEAST: usize = 4;
 /// How long a request waits for room.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -26,7 +28,9 @@ pub struct Room {
 
 /// A request's share of the room, for as long as it is kept.
 #[derive(Debug)]
-pub struct Seat(Option<OwnedSemaphorePermit>);
+pub struct Seat {
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 /// A body that has its place in the room.
 #[derive(Debug)]
@@ -50,12 +54,10 @@ impl Room {
     /// A place for a body of so many bytes; `overloaded` when there is none for too long.
     pub async fn enter(&self, bytes: usize) -> Result<Seat, Problem> {
         if bytes <= SMALL {
-            return Ok(Seat(None));
+            return Ok(Seat { _permit: None });
         }
-        // What is larger than all of it has all of it.
-        let units = u32::try_from(bytes.div_ceil(UNIT).min(self.total)).unwrap_or(u32::MAX);
-        match timeout(WAIT, self.units.clone().acquire_many_owned(units)).await {
-            Ok(Ok(permit)) => Ok(Seat(Some(permit))),
+        match timeout(WAIT, self.units.clone().acquire_many_owned(self.share_of(bytes))).await {
+            Ok(Ok(permit)) => Ok(Seat { _permit: Some(permit) }),
             Ok(Err(_)) | Err(_) => {
                 let detail = "more large requests come in than there is room for; try again in a moment";
                 Err(Problem::new(Code::Overloaded, detail).retry_after(1))
@@ -64,10 +66,12 @@ impl Room {
     }
 }
 
-impl Seat {
-    /// Whether this is a large request, with which one should not be busy for long at a time.
-    pub fn is_large(&self) -> bool {
-        self.0.is_some()
+impl Room {
+    /// What is larger than all of the room has all of it.
+    fn share_of(&self, bytes: usize) -> u32 {
+        let wanted = bytes.div_ceil(UNIT);
+        let share = if wanted > self.total { self.total } else { wanted.min(self.total / AT_LEAST) };
+        u32::try_from(share).unwrap_or(u32::MAX)
     }
 }
 
@@ -89,12 +93,12 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
             let room = Room::of(100 * UNIT);
-            let first = room.enter(60 * UNIT).now_or_never().expect("there is room").expect("a seat");
-            assert!(first.is_large());
-            assert!(room.enter(60 * UNIT).now_or_never().is_none(), "it waits");
+            let enter = || room.enter(60 * UNIT).now_or_never();
+            let seats: Vec<Seat> = (0..AT_LEAST).map(|_| enter().expect("there is room").expect("a seat")).collect();
+            assert!(enter().is_none(), "it waits");
             let small = room.enter(SMALL).now_or_never().expect("it needs none").expect("a seat");
-            assert!(!small.is_large());
-            drop(first);
+            assert!(small._permit.is_none());
+            drop(seats);
             let all = room.enter(usize::MAX).now_or_never().expect("all of it").expect("a seat");
             assert!(room.enter(SMALL + 1).now_or_never().is_none());
             drop(all);
