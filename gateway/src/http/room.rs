@@ -15,7 +15,7 @@ const SMALL: usize = 8 * 1024;
 const ROOM: usize = 1024 * 1024;
 const UNIT: usize = 1024;
 /// So many requests find room at least, however large: one client that sends slowly must not have all of it.
-const AT_LEAST: usize = 4;
+const AT_LEAST: usize = 2;
 /// How long a request waits for room.
 const WAIT: Duration = Duration::from_secs(10);
 
