@@ -280,8 +280,8 @@ async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreErr
     let mut held: Vec<Held> =
         leased.into_iter().map(|run| Held::new(run, String::new(), parts.settler.clone())).collect();
     let reads = |task: &str| parts.tasks.get(task).is_some_and(|task| task.reads_payload);
-    let wanted: Vec<RunId> =
-        held.iter().filter(|held| reads(&held.leased.task)).map(|held| held.leased.run.clone()).collect();
+    let wanting = held.iter().map(|held| &held.leased).filter(|leased| reads(&leased.task));
+    let wanted: Vec<(&str, &RunId)> = wanting.map(|leased| (leased.env.as_str(), &leased.run)).collect();
     if !wanted.is_empty() {
         let mut payloads = parts.store.payloads(&wanted).await?;
         for held in &mut held {

@@ -172,14 +172,17 @@ impl Store {
     }
 
     /// Fills in what differs between the databases. `{skip_locked}` passes over rows that others hold; `{picked}`
-    /// are the runs of the CTE of that name, on PostgreSQL as an array: that keeps the plan an index walk,
-    /// whatever the statistics of a table that fills and empties in seconds say.
+    /// are the rows of which the CTE of that name selects `{place}`. On PostgreSQL that is an array of the places
+    /// of rows that are locked: no plan can make a walk over the table of it, whatever the statistics of one that
+    /// fills and empties in seconds say.
     fn render(&self, sql: &str) -> sqlx::AssertSqlSafe<String> {
-        let (skip_locked, picked) = match &self.inner.pools {
-            Pools::Sqlite { .. } => ("", "IN (SELECT run_id FROM picked)"),
-            Pools::Postgres { .. } => (" FOR UPDATE SKIP LOCKED", "= ANY(ARRAY(SELECT run_id FROM picked))"),
+        let (skip_locked, place, picked) = match &self.inner.pools {
+            Pools::Sqlite { .. } => ("", "env, run_id", "(env, run_id) IN (SELECT env, run_id FROM picked)"),
+            Pools::Postgres { .. } => {
+                (" FOR UPDATE SKIP LOCKED", "ctid AS place", "ctid = ANY(ARRAY(SELECT place FROM picked))")
+            }
         };
-        sqlx::AssertSqlSafe(sql.replace("{skip_locked}", skip_locked).replace("{picked}", picked))
+        sqlx::AssertSqlSafe(sql.replace("{skip_locked}", skip_locked).replace("{place}", place).replace("{picked}", picked))
     }
 
     /// Closes all connections; nothing is written after this (invariant 38).

@@ -133,7 +133,7 @@ impl Counter {
             if line.is_empty() {
                 continue;
             }
-            let mut group = line.group(pace.rows(), GROUP_BYTES);
+            let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
             let began = now();
             // A panic fails its own group and no other.
             let committed = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind().await;

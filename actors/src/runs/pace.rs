@@ -28,6 +28,11 @@ impl Pace {
         usize::try_from(self.rows).unwrap_or(1)
     }
 
+    /// The same, where so many should go together in any case.
+    pub fn rows_for(&self, together: usize) -> usize {
+        self.rows().max(together.min(usize::try_from(ROWS_MAX).unwrap_or(1)))
+    }
+
     /// Learns from a commit. A small one tells what a commit takes by itself, a large one what its rows take.
     pub fn took(&mut self, rows: usize, span: Duration) {
         let (rows, span) = (rows as u64, u64::try_from(span.as_micros()).unwrap_or(u64::MAX).max(1));
@@ -62,6 +67,15 @@ mod tests {
         assert_eq!(settles_at(200, 1), ROWS_MAX as usize);
         assert!((45..=60).contains(&settles_at(200, 40)), "{}", settles_at(200, 40));
         assert_eq!(settles_at(200, 1_000), ROWS_MIN as usize);
+    }
+
+    #[test]
+    fn what_should_go_together_does_up_to_the_most() {
+        let mut pace = Pace::default();
+        (0..100).for_each(|_| pace.took(64, Duration::from_secs(1)));
+        let fitting = pace.rows();
+        assert!(fitting < 256, "{fitting}");
+        assert_eq!([pace.rows_for(0), pace.rows_for(256), pace.rows_for(9_999)], [fitting, 256, ROWS_MAX as usize]);
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         let taker = Taker::Pull { worker: &worker, until, token: &token };
         let mut leased = runs.store.claim_ready(&shares, &caps, taker, now).await?;
         leased.truncate(usize::try_from(items).unwrap_or(0));
-        let ids: Vec<RunId> = leased.iter().map(|leased| leased.run.clone()).collect();
+        let ids: Vec<(&str, &RunId)> = leased.iter().map(|leased| (leased.env.as_str(), &leased.run)).collect();
         let mut payloads = runs.store.payloads(&ids).await?;
         let taken = leased.into_iter().map(|leased| Taken {
             payload: payloads.remove(&leased.run).unwrap_or_else(|| "null".to_owned()),

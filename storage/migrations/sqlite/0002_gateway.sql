@@ -3,7 +3,7 @@
 -- ready or leases. An open run is in exactly one of them, an ended one in none.
 
 CREATE TABLE run_records (
-    id              TEXT NOT NULL PRIMARY KEY,
+    id              TEXT NOT NULL,
     env             TEXT NOT NULL,
     task            TEXT NOT NULL,
     queue           TEXT NOT NULL,
@@ -31,9 +31,9 @@ CREATE TABLE run_records (
     attempts        BIGINT,
     started_at      BIGINT,
     finished_at     BIGINT,
+    PRIMARY KEY (env, id),
     CHECK ((state = 'open') = (finished_at IS NULL))
 ) WITHOUT ROWID;
-CREATE INDEX run_records_env ON run_records (env, id);
 
 -- Of tries that did not end their run: why, and by whom.
 ALTER TABLE attempts ADD COLUMN reason TEXT;
@@ -69,7 +69,7 @@ CREATE INDEX buffer_expires ON buffer (expires_at) WHERE expires_at IS NOT NULL;
 -- the concurrency key; parts are divided by U+001F. `rank` orders a lane: the accept time less the priority in
 -- seconds. `due_at` is 0 for what may start now. Basins and lanes are compared byte by byte.
 CREATE TABLE ready (
-    run_id          TEXT NOT NULL PRIMARY KEY,
+    run_id          TEXT NOT NULL,
     env             TEXT NOT NULL,
     basin           TEXT NOT NULL,
     lane            TEXT NOT NULL,
@@ -81,12 +81,12 @@ CREATE TABLE ready (
     attempts        BIGINT NOT NULL,
     max_attempts    BIGINT NOT NULL,
     max_duration_ms BIGINT NOT NULL,
-    since           BIGINT NOT NULL
+    since           BIGINT NOT NULL,
+    PRIMARY KEY (env, run_id)
 ) WITHOUT ROWID;
 CREATE INDEX ready_lane ON ready (basin, lane, rank, run_id) WHERE due_at = 0;
 CREATE INDEX ready_due ON ready (due_at) WHERE due_at > 0;
 CREATE INDEX ready_expires ON ready (expires_at) WHERE expires_at IS NOT NULL;
-CREATE INDEX ready_env ON ready (env, run_id);
 
 -- Being carried out: by a node's worker, whose node lease covers it, or by a pull worker until `lease_until`.
 -- `since` is when the run became ready, for the wait that it had. A node holds a few thousand at most and they come

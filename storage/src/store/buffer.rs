@@ -48,9 +48,9 @@ const STALE: &str = "-- stale_entries
 SELECT COUNT(*) FROM buffer WHERE accepted_at < $1 AND ($2 = '' OR env = $2)";
 
 const LET_THROUGH_POSTGRES: &str = "-- let_through
-WITH picked AS MATERIALIZED (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL
+WITH picked AS MATERIALIZED (SELECT ctid AS place FROM buffer WHERE env = $1 AND parked IS NULL
     ORDER BY rank, run_id LIMIT $2 FOR UPDATE SKIP LOCKED),
-taken AS (DELETE FROM buffer WHERE run_id = ANY(ARRAY(SELECT run_id FROM picked)) RETURNING *)
+taken AS (DELETE FROM buffer WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING *)
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at

@@ -108,15 +108,15 @@ SELECT lane, (SELECT r.rank FROM ready r WHERE r.due_at = 0 AND r.basin = $1 AND
     ORDER BY r.rank LIMIT 1) AS rank
 FROM found f WHERE lane IS NOT NULL LIMIT $3";
 
-/// The array keeps the plan an index walk, whatever the statistics of a table that fills and empties in
-/// seconds say.
+/// The rows are locked, and so stay where they are: by the array of their places nothing is looked up twice, and no
+/// plan walks over the table, whatever the statistics of one that fills and empties in seconds say.
 const CLAIM_POSTGRES: &str = "-- claim_ready
 WITH share AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::BIGINT[]) AS s(basin, lane, runs)),
-picked AS MATERIALIZED (SELECT p.run_id FROM share s CROSS JOIN LATERAL (
-    SELECT r.run_id FROM ready r WHERE r.due_at = 0 AND r.basin = s.basin AND r.lane = s.lane
+picked AS MATERIALIZED (SELECT p.place FROM share s CROSS JOIN LATERAL (
+    SELECT r.ctid AS place FROM ready r WHERE r.due_at = 0 AND r.basin = s.basin AND r.lane = s.lane
         AND (r.expires_at IS NULL OR r.expires_at > $4)
     ORDER BY r.rank, r.run_id LIMIT s.runs FOR UPDATE SKIP LOCKED) p),
-taken AS (DELETE FROM ready WHERE run_id = ANY(ARRAY(SELECT run_id FROM picked)) RETURNING *)
+taken AS (DELETE FROM ready WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING *)
 INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts, max_duration_ms,
     since, holder, leased_at)
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since,
@@ -139,6 +139,8 @@ SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1
 const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
 const CLAIM_SQLITE_TAIL: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
+
+const PAYLOADS: &str = ") SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
 
 impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;
@@ -240,17 +242,16 @@ impl Store {
         }
     }
 
-    /// The payloads of runs, by run.
-    pub async fn payloads(&self, runs: &[RunId]) -> Result<HashMap<RunId, String>, StoreError> {
+    /// The payloads of runs, each named with its env, by run.
+    pub async fn payloads(&self, runs: &[(&str, &RunId)]) -> Result<HashMap<RunId, String>, StoreError> {
         let mut payloads = HashMap::with_capacity(runs.len());
         for chunk in runs.chunks(CHUNK) {
             let found: Vec<(String, String)> = on_pool!(self, |pool| {
-                let mut select = QueryBuilder::<Db>::new("SELECT id, payload FROM run_records WHERE id IN (");
-                let mut ids = select.separated(", ");
-                for run in chunk {
-                    ids.push_bind(run.as_str());
-                }
-                select.push(")");
+                let mut select = QueryBuilder::<Db>::new("WITH wanted (env, id) AS (");
+                select.push_values(chunk, |mut pair, (env, run)| {
+                    pair.push_bind(*env).push_bind(run.as_str());
+                });
+                select.push(PAYLOADS);
                 select.build_query_as().persistent(false).fetch_all(pool).await?
             });
             payloads.extend(found.into_iter().map(|(id, payload)| (RunId::from_text(id), payload)));
@@ -277,15 +278,20 @@ async fn claim_at_once_sqlite(
     let raw: Vec<RawLeased> = take.build_query_as().persistent(shares.len() == 1).fetch_all(&mut *connection).await?;
     let mut remove = QueryBuilder::<Sqlite>::new("");
     if !raw.is_empty() {
-        remove.push("DELETE FROM ready WHERE run_id IN (");
-        let mut ids = remove.separated(", ");
-        for row in &raw {
-            ids.push_bind(row.run_id.as_str());
-        }
-        remove.push("); ");
+        remove_ready_sqlite(&mut remove, &raw);
+        remove.push("; ");
     }
     remove.push("COMMIT").build().persistent(raw.len() <= KEPT).execute(&mut *connection).await?;
     Ok(by_rank(raw))
+}
+
+/// By a SELECT over the pairs: by the pairs themselves the table would be walked from end to end.
+fn remove_ready_sqlite(remove: &mut QueryBuilder<Sqlite>, taken: &[RawLeased]) {
+    remove.push("DELETE FROM ready WHERE (env, run_id) IN (SELECT column1, column2 FROM (");
+    remove.push_values(taken, |mut pair, row| {
+        pair.push_bind(row.env.as_str()).push_bind(row.run_id.as_str());
+    });
+    remove.push("))");
 }
 
 async fn claim_sqlite(
@@ -305,12 +311,8 @@ async fn claim_sqlite(
             .fetch_all(&mut *tx)
             .await?;
         for chunk in raw.chunks(CHUNK) {
-            let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM ready WHERE run_id IN (");
-            let mut ids = delete.separated(", ");
-            for row in chunk {
-                ids.push_bind(row.run_id.as_str());
-            }
-            delete.push(")");
+            let mut delete = QueryBuilder::<Sqlite>::new("");
+            remove_ready_sqlite(&mut delete, chunk);
             delete.build().persistent(false).execute(&mut *tx).await?;
         }
         leased.extend(raw);

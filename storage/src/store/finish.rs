@@ -132,15 +132,15 @@ ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.e
     RETURNING leases.run_id, leases.epoch, attempts, env, basin, lane, output, started_at)
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
     started_at = e.started_at, finished_at = $5
-FROM ended e WHERE id = e.run_id AND state = 'open'
+FROM ended e WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'
 RETURNING id, e.epoch, e.env, e.basin, e.lane";
 
 const RECORDS_POSTGRES: &str = "-- end_records
 UPDATE run_records SET state = v.state, code = v.code, reason = v.reason, output = v.output, epoch = v.epoch,
-    attempts = v.attempts, started_at = v.started_at, finished_at = $9
-FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[])
-    AS v(id, state, code, reason, output, epoch, attempts, started_at)
-WHERE run_records.id = v.id AND run_records.state = 'open'";
+    attempts = v.attempts, started_at = v.started_at, finished_at = $10
+FROM UNNEST($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[], $9::TEXT[])
+    AS v(id, state, code, reason, output, epoch, attempts, started_at, env)
+WHERE run_records.env = v.env AND run_records.id = v.id AND run_records.state = 'open'";
 
 impl Store {
     /// Ends attempts; the answers come in the order of the verdicts. Verdicts on a lease that has moved on, and
@@ -413,6 +413,7 @@ async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Time
         .bind(column!(|end| end.lease.epoch))
         .bind(column!(|end| end.lease.attempts))
         .bind(column!(|end| end.verdict.started_at.map(Timestamp::millis)))
+        .bind(column!(|end| end.lease.env.as_str()))
         .bind(now.millis())
         .execute(&mut *tx)
         .await?;
@@ -438,9 +439,10 @@ fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: 
             .push_bind(end.verdict.output.as_deref())
             .push_bind(end.lease.epoch)
             .push_bind(end.lease.attempts)
-            .push_bind(end.verdict.started_at.map(Timestamp::millis));
+            .push_bind(end.verdict.started_at.map(Timestamp::millis))
+            .push_bind(end.lease.env.as_str());
     });
-    update.push(") AS v WHERE run_records.id = v.column1 AND run_records.state = 'open'");
+    update.push(") AS v WHERE run_records.env = v.column9 AND run_records.id = v.column1 AND run_records.state = 'open'");
 }
 
 /// A lease whose run is not open contradicts the model: nothing of the batch is written.

@@ -179,7 +179,7 @@ macro_rules! record_columns {
 const RECORD: &str = concat!(
     "-- record\n",
     record_columns!(),
-    "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.run_id = r.id
+    "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
     LEFT JOIN leases l ON l.run_id = r.id WHERE r.id = $1 AND r.env = $2"
 );
 
@@ -196,19 +196,19 @@ const TAG_POSTGRES: (&str, &str) =
 fn walked(state: Option<RunState>) -> (&'static str, &'static str, &'static str) {
     match state {
         None | Some(RunState::Succeeded) => (
-            "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.run_id = r.id
+            "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
             LEFT JOIN leases l ON l.run_id = r.id WHERE r.env = ",
             "r.id",
             "",
         ),
         Some(RunState::Buffered) => (
-            "buffer b JOIN run_records r ON r.id = b.run_id LEFT JOIN ready q ON q.run_id = r.id
+            "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
             LEFT JOIN leases l ON l.run_id = r.id WHERE b.env = ",
             "b.run_id",
             "",
         ),
         Some(RunState::Queued | RunState::Delayed) => (
-            "ready q JOIN run_records r ON r.id = q.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            "ready q JOIN run_records r ON r.env = q.env AND r.id = q.run_id LEFT JOIN buffer b ON b.run_id = r.id
             LEFT JOIN leases l ON l.run_id = r.id WHERE q.env = ",
             "q.run_id",
             if matches!(state, Some(RunState::Delayed)) {
@@ -218,14 +218,14 @@ fn walked(state: Option<RunState>) -> (&'static str, &'static str, &'static str)
             },
         ),
         Some(RunState::Running) => (
-            "leases l JOIN run_records r ON r.id = l.run_id LEFT JOIN buffer b ON b.run_id = r.id
-            LEFT JOIN ready q ON q.run_id = r.id WHERE l.env = ",
+            "leases l JOIN run_records r ON r.env = l.env AND r.id = l.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id WHERE l.env = ",
             "l.run_id",
             "",
         ),
         Some(RunState::Failed | RunState::Cancelled | RunState::TimedOut | RunState::Expired) => (
-            "unsuccessful u JOIN run_records r ON r.id = u.run_id LEFT JOIN buffer b ON b.run_id = r.id
-            LEFT JOIN ready q ON q.run_id = r.id LEFT JOIN leases l ON l.run_id = r.id WHERE u.env = ",
+            "unsuccessful u JOIN run_records r ON r.env = u.env AND r.id = u.run_id LEFT JOIN buffer b ON b.run_id = r.id
+            LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id LEFT JOIN leases l ON l.run_id = r.id WHERE u.env = ",
             "u.run_id",
             "",
         ),

@@ -58,24 +58,24 @@ SELECT run_id FROM leases WHERE holder = $1 AND cancel_requested = 1";
 
 /// Whoever else looks at the same time takes others; a run comes due once.
 const DUE: &str = "-- come_due
-WITH picked AS MATERIALIZED (SELECT run_id FROM ready WHERE due_at > 0 AND due_at <= $1
+WITH picked AS MATERIALIZED (SELECT {place} FROM ready WHERE due_at > 0 AND due_at <= $1
     ORDER BY due_at LIMIT $2{skip_locked})
 UPDATE ready SET due_at = 0, since = CASE WHEN due_at > since THEN due_at ELSE since END
-WHERE run_id {picked}
+WHERE {picked}
 RETURNING basin, lane";
 
 const NEXT_DUE: &str = "-- next_due
 SELECT due_at FROM ready WHERE due_at > 0 ORDER BY due_at LIMIT 1";
 
 const EXPIRED_BUFFER: &str = "-- expired_buffer
-WITH picked AS MATERIALIZED (SELECT run_id FROM buffer WHERE expires_at <= $1
+WITH picked AS MATERIALIZED (SELECT {place} FROM buffer WHERE expires_at <= $1
     ORDER BY expires_at LIMIT $2{skip_locked})
-DELETE FROM buffer WHERE run_id {picked}
+DELETE FROM buffer WHERE {picked}
 RETURNING run_id, env, CAST(0 AS BIGINT) AS epoch, CAST(0 AS BIGINT) AS attempts";
 const EXPIRED_READY: &str = "-- expired_ready
-WITH picked AS MATERIALIZED (SELECT run_id FROM ready WHERE expires_at <= $1 AND due_at = 0
+WITH picked AS MATERIALIZED (SELECT {place} FROM ready WHERE expires_at <= $1 AND due_at = 0
     ORDER BY expires_at LIMIT $2{skip_locked})
-DELETE FROM ready WHERE run_id {picked}
+DELETE FROM ready WHERE {picked}
 RETURNING run_id, env, epoch, attempts";
 
 const VERSION: &str = "-- record_version
@@ -83,18 +83,18 @@ SELECT version, accepted_at FROM run_records WHERE id = $1 AND env = $2";
 const PATCH: &str = "-- patch_record
 UPDATE run_records SET tags = COALESCE($3, tags), metadata = COALESCE($4, metadata), priority = COALESCE($5, priority),
     not_before = COALESCE($6, not_before), version = version + 1
-WHERE id = $1 AND version = COALESCE($2, version)
+WHERE id = $1 AND env = $7 AND version = COALESCE($2, version)
 RETURNING version";
 const MOVE_BUFFER: &str = "-- reschedule_buffer
-UPDATE buffer SET due_at = $2 WHERE run_id = $1 AND due_at > 0";
+UPDATE buffer SET due_at = $2 WHERE run_id = $1 AND env = $3 AND due_at > 0";
 const MOVE_READY: &str = "-- reschedule_ready
-UPDATE ready SET due_at = $2 WHERE run_id = $1 AND due_at > 0 AND attempts = 0";
+UPDATE ready SET due_at = $2 WHERE run_id = $1 AND env = $3 AND due_at > 0 AND attempts = 0";
 const RERANK_BUFFER: &str = "-- rerank_buffer
-UPDATE buffer SET rank = $2 WHERE run_id = $1";
+UPDATE buffer SET rank = $2 WHERE run_id = $1 AND env = $3";
 const RERANK_READY: &str = "-- rerank_ready
-UPDATE ready SET rank = $2 WHERE run_id = $1";
+UPDATE ready SET rank = $2 WHERE run_id = $1 AND env = $3";
 const RERANK_LEASE: &str = "-- rerank_lease
-UPDATE leases SET rank = $2 WHERE run_id = $1";
+UPDATE leases SET rank = $2 WHERE run_id = $1 AND env = $3";
 
 /// A run that has just left the place where it waited, with what it has used up.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -119,9 +119,10 @@ fn why(state: RunState, attempts: i64) -> &'static str {
 macro_rules! end_waiting {
     ($tx:ident, $Db:ty, $gone:expr, $state:expr, $now:expr) => {{
         let gone: &[Gone] = $gone;
-        let mut update = QueryBuilder::<$Db>::new("WITH gone (run_id, epoch, attempts, reason) AS (");
+        let mut update = QueryBuilder::<$Db>::new("WITH gone (run_id, env, epoch, attempts, reason) AS (");
         update.push_values(gone, |mut row, run| {
             row.push_bind(run.run_id.as_str())
+                .push_bind(run.env.as_str())
                 .push_bind(run.epoch)
                 .push_bind(run.attempts)
                 .push_bind(why($state, run.attempts));
@@ -130,7 +131,8 @@ macro_rules! end_waiting {
         update.push(", code = ").push_bind($state.word()).push(", finished_at = ").push_bind($now.millis());
         update.push(
             ", reason = gone.reason, epoch = gone.epoch, attempts = gone.attempts
-            FROM gone WHERE run_records.id = gone.run_id AND run_records.state = 'open'",
+            FROM gone
+            WHERE run_records.env = gone.env AND run_records.id = gone.run_id AND run_records.state = 'open'",
         );
         let changed = update.build().persistent(false).execute(&mut *$tx).await?.rows_affected();
         if changed != gone.len() as u64 {
@@ -252,7 +254,7 @@ impl Store {
             if let Some(due) = due {
                 let mut moved = 0;
                 for sql in [MOVE_BUFFER, MOVE_READY] {
-                    moved += sqlx::query(sql).bind(run.as_str()).bind(due).execute(&mut *tx).await?.rows_affected();
+                    moved += sqlx::query(sql).bind(run.as_str()).bind(due).bind(env).execute(&mut *tx).await?.rows_affected();
                 }
                 if moved == 0 {
                     return Ok(Patched::NotDelayed);
@@ -262,7 +264,7 @@ impl Store {
                 let place = rank(accepted_at, priority);
                 // Twice where a try that ends puts it back meanwhile.
                 for sql in [RERANK_BUFFER, RERANK_READY, RERANK_LEASE, RERANK_READY] {
-                    let done = sqlx::query(sql).bind(run.as_str()).bind(place).execute(&mut *tx).await?;
+                    let done = sqlx::query(sql).bind(run.as_str()).bind(place).bind(env).execute(&mut *tx).await?;
                     if done.rows_affected() > 0 {
                         break;
                     }
@@ -275,6 +277,7 @@ impl Store {
                 .bind(patch.metadata.as_deref())
                 .bind(patch.priority)
                 .bind(due)
+                .bind(env)
                 .fetch_optional(&mut *tx)
                 .await?;
             let Some(version) = patched else {

@@ -151,7 +151,7 @@ on_both! {
                 let record = NewRecord { payload: payload.to_owned(), buffered, ..store.record(ENV) };
                 let run = store.sent(record).await;
                 assert_eq!(store.stands(&run).await.payload, payload);
-                let payloads = store.payloads(std::slice::from_ref(&run)).await.unwrap();
+                let payloads = store.payloads(&[(ENV, &run)]).await.unwrap();
                 assert_eq!(payloads[&run], payload);
             }
         }

@@ -201,9 +201,11 @@ on_both! {
             record.payload = format!("{{\"n\":{nth}}}");
         }
         store.take_in(&records).await;
-        let mut asked = ids(&records);
-        asked.push(RunId::from_text("run_none"));
+        let runs: Vec<RunId> = ids(&records).into_iter().chain([RunId::from_text("run_none")]).collect();
+        let asked: Vec<(&str, &RunId)> = runs.iter().map(|run| (ENV, run)).collect();
         let found = store.payloads(&asked).await.unwrap();
+        let others: Vec<(&str, &RunId)> = runs.iter().map(|run| ("acme/other", run)).collect();
+        assert_eq!(store.payloads(&others).await.unwrap(), HashMap::new(), "another env has none of them");
         let expected: HashMap<_, _> = records.into_iter().map(|record| (record.id, record.payload)).collect();
         assert_eq!(found, expected);
         assert_eq!(store.payloads(&[]).await.unwrap(), HashMap::new());

@@ -62,7 +62,7 @@ const HOT: &[Hot] = &[
     both(RECORDS, "PAST_ATTEMPTS", "'run'"),
     postgres(FINISH, "LEASES_POSTGRES", "'{run}', '{1}'"),
     postgres(FINISH, "SUCCEED_POSTGRES", "'{run}', '{1}', '{NULL}', '{NULL}', 1"),
-    postgres(FINISH, "RECORDS_POSTGRES", "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', 1"),
+    postgres(FINISH, "RECORDS_POSTGRES", "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', '{acme/prod}', 1"),
     both(QUEUES, "WAITING", "'acme/prod', 100"),
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
 ];
@@ -70,28 +70,38 @@ const HOT: &[Hot] = &[
 /// Statements that are put together from values, as SQLite is given them.
 const BUILT_SQLITE: &[&str] = &[
     "DELETE FROM leases WHERE run_id IN (?, ?, ?) AND (run_id, epoch) IN (VALUES (?, ?), (?, ?), (?, ?))",
-    "WITH gone (run_id, epoch) AS (VALUES (?, ?), (?, ?), (?, ?)) UPDATE run_records SET epoch = gone.epoch FROM gone
-        WHERE run_records.id = gone.run_id AND run_records.state = 'open'",
-    "UPDATE run_records SET state = v.column2 FROM (VALUES (?, ?), (?, ?), (?, ?)) AS v
-        WHERE run_records.id = v.column1 AND run_records.state = 'open'",
-    "DELETE FROM ready WHERE run_id IN (?, ?, ?)",
-    "SELECT id, payload FROM run_records WHERE id IN (?, ?, ?)",
+    "WITH gone (run_id, env, epoch) AS (VALUES (?, ?, ?), (?, ?, ?)) UPDATE run_records SET epoch = gone.epoch FROM gone
+        WHERE run_records.env = gone.env AND run_records.id = gone.run_id AND run_records.state = 'open'",
+    "UPDATE run_records SET state = v.column2 FROM (VALUES (?, ?, ?), (?, ?, ?), (?, ?, ?)) AS v
+        WHERE run_records.env = v.column3 AND run_records.id = v.column1 AND run_records.state = 'open'",
+    "DELETE FROM ready WHERE (env, run_id) IN (SELECT column1, column2 FROM (VALUES (?, ?), (?, ?), (?, ?)))",
+    "WITH wanted (env, id) AS (VALUES (?, ?), (?, ?)) SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r
+        WHERE r.env = w.env AND r.id = w.id",
 ];
 
 /// Those that may put in order what has come due or has lapsed, which is little.
 const MAY_SORT: &[&str] = &["DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
 
-/// What the store fills in for PostgreSQL.
-const SKIP: &str = " FOR UPDATE SKIP LOCKED";
-const ARRAY: &str = "= ANY(ARRAY(SELECT run_id FROM picked))";
+/// What the store fills in.
+type Fill = [(&'static str, &'static str); 3];
+const FILL_SQLITE: Fill = [
+    ("{skip_locked}", ""),
+    ("{place}", "env, run_id"),
+    ("{picked}", "(env, run_id) IN (SELECT env, run_id FROM picked)"),
+];
+const FILL_POSTGRES: Fill = [
+    ("{skip_locked}", " FOR UPDATE SKIP LOCKED"),
+    ("{place}", "ctid AS place"),
+    ("{picked}", "ctid = ANY(ARRAY(SELECT place FROM picked))"),
+];
 
 /// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
-const SMALL: &[&str] = &["found", "f", "v", "gone", "picked", "nodes", "waiting", "held"];
+const SMALL: &[&str] = &["found", "f", "v", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
 
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
         filled(&store).await;
-        let hot = HOT.iter().filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql("", "IN (SELECT run_id FROM picked)")));
+        let hot = HOT.iter().filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql(FILL_SQLITE)));
         for (name, sql) in hot.chain(BUILT_SQLITE.iter().map(|sql| (*sql, (*sql).to_owned()))) {
             let plan = store.raw.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
             let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
@@ -116,7 +126,7 @@ only_on! { Postgres:
             store.raw.exec(&format!("SET plan_cache_mode = {mode}")).await;
             for hot in HOT {
                 let Some(binds) = hot.postgres else { continue };
-                store.raw.exec(&format!("PREPARE hot AS {}", hot.sql(SKIP, ARRAY))).await;
+                store.raw.exec(&format!("PREPARE hot AS {}", hot.sql(FILL_POSTGRES))).await;
                 let call = if binds.is_empty() { String::new() } else { format!("({binds})") };
                 let plan = store.raw.rows(&format!("EXPLAIN EXECUTE hot{call}")).await;
                 store.raw.exec("DEALLOCATE hot").await;
@@ -134,12 +144,12 @@ only_on! { Postgres:
 }
 
 impl Hot {
-    fn sql(&self, skip_locked: &str, picked: &str) -> String {
+    fn sql(&self, fill: Fill) -> String {
         let head = format!("const {}: &str =", self.name);
         let (_, from) = self.source.split_once(&head).unwrap_or_else(|| panic!("{} is gone", self.name));
         let (_, text) = from.split_once('"').expect("it is a text");
         let (text, _) = text.split_once("\";").expect("it ends");
-        text.replace("{skip_locked}", skip_locked).replace("{picked}", picked)
+        fill.iter().fold(text.to_owned(), |text, (name, with)| text.replace(name, with))
     }
 }
 

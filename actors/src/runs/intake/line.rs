@@ -57,6 +57,12 @@ impl Line {
         self.0.len()
     }
 
+    /// Requests that one run would end. All of them go into the next commit: what each adds to it is less than a
+    /// commit of its own would be.
+    pub(super) fn last_runs(&self) -> usize {
+        self.0.iter().filter(|wish| wish.left.len() == 1).count()
+    }
+
     /// The next commit: at most so many runs, whose payloads have at most so many bytes, but one run at least.
     pub(super) fn group(&mut self, rows: usize, bytes: usize) -> Group {
         let mut group = Group::default();
@@ -197,6 +203,17 @@ mod tests {
         accept(&mut line, group);
         assert_eq!(single.try_recv().expect("it is answered").len(), 1);
         assert!(flood.iter_mut().all(|answer| answer.try_recv().is_err()));
+    }
+
+    #[test]
+    fn requests_that_one_run_ends_are_counted() {
+        let mut line = Line::default();
+        let _answers: Vec<_> =
+            [('a', 1), ('b', 2), ('c', 1), ('d', 0)].map(|(name, runs)| wish(&mut line, name, runs, 1)).into();
+        assert_eq!(line.last_runs(), 2);
+        let group = line.group(4, 1_000);
+        accept(&mut line, group);
+        assert_eq!(line.last_runs(), 1, "b has one left");
     }
 
     #[test]
