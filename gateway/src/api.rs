@@ -90,7 +90,8 @@ impl Api {
 
     /// The whole of a JSON body, within the limits of size and time, and of what is in memory at once.
     pub async fn body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Body, Problem> {
-        let seat = self.room.enter(body::expected(request, self.body_limits.bytes_max)?).await?;
+        let most = self.body_limits.bytes_max;
+        let seat = self.room.enter(body::expected(request, most)?.unwrap_or(most)).await?;
         Ok(Body { bytes: body::read(payload, request, &self.body_limits).await?, seat })
     }
 

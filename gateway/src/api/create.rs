@@ -9,7 +9,7 @@ use crate::http::body::{self, LineLimits, Lines, Media};
 use crate::http::fields::Fields;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
-use crate::http::room::{Body, Seat};
+use crate::http::room::{Body, Seat, UNSAID};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
@@ -212,10 +212,13 @@ async fn sent_as_lines(
         lines_max: BATCH_MAX as u64,
         whole: body::Limits::of(api.body_limits.bytes_max.saturating_mul(8)),
     };
-    let seat = api.room.enter(body::expected(request, limits.whole.bytes_max)?).await?;
+    let mut seat = api.room.enter(body::expected(request, limits.whole.bytes_max)?.unwrap_or(UNSAID)).await?;
     let mut lines = Lines::open(payload, request, &limits)?;
     let mut sent = Sent::default();
+    let mut came = 0;
     while let Some(line) = lines.next().await? {
+        came += line.bytes.len();
+        api.room.grow(&mut seat, came).await?;
         sent.keep(Fields::parse(&line.bytes).and_then(|mut fields| {
             let wish = Wish::read(&mut fields, &api.runs.tasks, now);
             fields.finish().map(|()| wish)

@@ -118,10 +118,10 @@ fn is_absent(headers: &HeaderMap) -> bool {
     empty && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// What a body may come to: its declared length, or all that is allowed.
-pub fn expected(request: &HttpRequest, bytes_max: usize) -> Result<usize, Problem> {
+/// A body's declared length; none where it comes in chunks.
+pub fn expected(request: &HttpRequest, bytes_max: usize) -> Result<Option<usize>, Problem> {
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    Ok(if chunked { bytes_max } else { declared(request, bytes_max)? })
+    if chunked { Ok(None) } else { declared(request, bytes_max).map(Some) }
 }
 
 /// Refuses a declared length over the limit, so that nothing of it is read.

@@ -13,6 +13,8 @@ use tokio::time::timeout;
 const SMALL: usize = 8 * 1024;
 /// A request takes up to ten times its body while it is worked on; this counts bodies.
 const ROOM: usize = 1024 * 1024;
+/// What a body of unsaid length counts as, until more of it has come.
+pub const UNSAID: usize = ROOM;
 const UNIT: usize = 1024;
 /// So many requests find room at least, however large: one client that sends slowly must not have all of it.
 const AT_LEAST: usize = 2;
@@ -29,7 +31,7 @@ pub struct Room {
 /// A request's share of the room, for as long as it is kept.
 #[derive(Debug)]
 pub struct Seat {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A body that has its place in the room.
@@ -53,25 +55,39 @@ impl Room {
 
     /// A place for a body of so many bytes; `overloaded` when there is none for too long.
     pub async fn enter(&self, bytes: usize) -> Result<Seat, Problem> {
-        if bytes <= SMALL {
-            return Ok(Seat { _permit: None });
-        }
-        match timeout(WAIT, self.units.clone().acquire_many_owned(self.share_of(bytes))).await {
-            Ok(Ok(permit)) => Ok(Seat { _permit: Some(permit) }),
-            Ok(Err(_)) | Err(_) => {
-                let detail = "more large requests come in than there is room for; try again in a moment";
-                Err(Problem::new(Code::Overloaded, detail).retry_after(1))
-            }
-        }
+        let mut seat = Seat { permit: None };
+        self.grow(&mut seat, bytes).await?;
+        Ok(seat)
     }
-}
 
-impl Room {
-    /// What is larger than all of the room has all of it.
-    fn share_of(&self, bytes: usize) -> u32 {
+    /// What more a body needs that has come to so many bytes. Of several that want all of the room at once, those
+    /// that wait too long are told so and leave theirs to the others.
+    pub async fn grow(&self, seat: &mut Seat, bytes: usize) -> Result<(), Problem> {
+        let held = seat.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = self.share_of(bytes).saturating_sub(held);
+        if more == 0 {
+            return Ok(());
+        }
+        let units = self.units.clone().acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX));
+        let Ok(Ok(permit)) = timeout(WAIT, units).await else {
+            let detail = "more large requests come in than there is room for; try again in a moment";
+            return Err(Problem::new(Code::Overloaded, detail).retry_after(1));
+        };
+        match &mut seat.permit {
+            Some(held) => held.merge(permit),
+            None => seat.permit = Some(permit),
+        }
+        Ok(())
+    }
+
+    /// In units. What is larger than all of the room has all of it.
+    fn share_of(&self, bytes: usize) -> usize {
         let wanted = bytes.div_ceil(UNIT);
-        let share = if wanted > self.total { self.total } else { wanted.min(self.total / AT_LEAST) };
-        u32::try_from(share).unwrap_or(u32::MAX)
+        match bytes {
+            ..=SMALL => 0,
+            _ if wanted > self.total => self.total,
+            _ => wanted.min(self.total / AT_LEAST),
+        }
     }
 }
 
@@ -97,11 +113,28 @@ mod tests {
             let seats: Vec<Seat> = (0..AT_LEAST).map(|_| enter().expect("there is room").expect("a seat")).collect();
             assert!(enter().is_none(), "it waits");
             let small = room.enter(SMALL).now_or_never().expect("it needs none").expect("a seat");
-            assert!(small._permit.is_none());
+            assert!(small.permit.is_none());
             drop(seats);
             let all = room.enter(usize::MAX).now_or_never().expect("all of it").expect("a seat");
             assert!(room.enter(SMALL + 1).now_or_never().is_none());
             drop(all);
+        });
+    }
+
+    #[test]
+    fn one_that_comes_to_more_than_it_counted_as_waits_for_the_rest() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let room = Room::of(100 * UNIT);
+            let mut large = room.enter(100 * UNIT).await.expect("a seat");
+            let beside = room.enter(100 * UNIT).await.expect("another");
+            room.grow(&mut large, 99 * UNIT).now_or_never().expect("it has that").expect("a seat");
+            assert!(room.grow(&mut large, 101 * UNIT).now_or_never().is_none(), "the other one is there");
+            drop(beside);
+            room.grow(&mut large, 101 * UNIT).now_or_never().expect("there is room").expect("all of it");
+            assert!(room.enter(SMALL + 1).now_or_never().is_none());
+            drop(large);
+            assert!(room.enter(usize::MAX).now_or_never().is_some(), "all of it came back");
         });
     }
 }
