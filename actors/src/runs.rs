@@ -85,8 +85,9 @@ impl Gates {
 }
 
 impl RunParts {
-    /// Starts the tasks that write in groups; they end when the last clone is gone.
-    pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> RunParts {
+    /// Starts the tasks that write in groups; they end when the last clone is gone. Fails when the system gives no
+    /// thread for it.
+    pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> std::io::Result<RunParts> {
         let doorbell = Arc::new(Notify::new());
         let (settings, tasks) = (Arc::new(settings), Arc::new(tasks));
         let (lanes, queue, gates) =
@@ -102,8 +103,8 @@ impl RunParts {
             settler: settler.clone(),
         };
         let presence = Presence::start(store.clone(), doorbell.clone(), &runtime);
-        let intake = Intake::start(store.clone(), express, doorbell.clone(), &runtime);
-        RunParts {
+        let intake = Intake::start(store.clone(), express, doorbell.clone(), &runtime)?;
+        Ok(RunParts {
             in_hand: Arc::default(),
             queue,
             gates,
@@ -117,7 +118,7 @@ impl RunParts {
             intake,
             doorbell,
             runtime,
-        }
+        })
     }
 
     /// Runs store work as a task on the shared runtime, whatever becomes of the caller meanwhile.

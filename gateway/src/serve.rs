@@ -69,7 +69,8 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     if !roles.contains(&Role::Worker) {
         settings.slots = 0;
     }
-    let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone());
+    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start a thread: {error}"));
+    let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone()).map_err(cannot)?;
     readiness.follow(runs.presence.clone());
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runtime)?;

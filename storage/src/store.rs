@@ -182,7 +182,9 @@ impl Store {
                 (" FOR UPDATE SKIP LOCKED", "ctid AS place", "ctid = ANY(ARRAY(SELECT place FROM picked))")
             }
         };
-        sqlx::AssertSqlSafe(sql.replace("{skip_locked}", skip_locked).replace("{place}", place).replace("{picked}", picked))
+        sqlx::AssertSqlSafe(
+            sql.replace("{skip_locked}", skip_locked).replace("{place}", place).replace("{picked}", picked),
+        )
     }
 
     /// Closes all connections; nothing is written after this (invariant 38).

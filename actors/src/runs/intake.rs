@@ -12,6 +12,7 @@ use line::{Line, Wish};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 use storage::store::{AcceptTurn, Accepted, NewRecord};
 use storage::{Class, Store, StoreError};
@@ -72,13 +73,21 @@ pub struct Intake {
 }
 
 impl Intake {
-    pub(super) fn start(store: Store, express: Express, doorbell: Arc<Notify>, runtime: &Handle) -> Intake {
+    pub(super) fn start(
+        store: Store,
+        express: Express,
+        doorbell: Arc<Notify>,
+        runtime: &Handle,
+    ) -> std::io::Result<Intake> {
         let (wishes, queue) = mpsc::channel(express.settings.intake_queue);
         let health = Arc::new(StoreHealth::default());
         let arrivals = Arc::new(Notify::new());
         let counter = Counter { store, express, doorbell, health: health.clone(), arrivals: arrivals.clone() };
-        runtime.spawn(counter.work(queue));
-        Intake { wishes, health, arrivals }
+        let runtime = runtime.clone();
+        // SQLite's thread says of each statement that it is done. Here that wakes this thread and nobody else; on
+        // the shared runtime it would wake a second one each time, to look for work that is not there.
+        thread::Builder::new().name("intake".to_owned()).spawn(move || runtime.block_on(counter.work(queue)))?;
+        Ok(Intake { wishes, health, arrivals })
     }
 
     /// Resolves at the next commit of runs.

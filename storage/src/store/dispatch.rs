@@ -140,7 +140,8 @@ const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
 const CLAIM_SQLITE_TAIL: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 
-const PAYLOADS: &str = ") SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
+const PAYLOADS: &str =
+    ") SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
 
 impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;

@@ -126,8 +126,8 @@ RETURNING leases.run_id, env, basin, lane, task, rank, expires_at, leases.epoch,
 
 /// The common case in one statement, and so in one commit of its own: all of them succeeded.
 const SUCCEED_POSTGRES: &str = "-- succeed
-WITH v AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[])
-    AS t(run_id, epoch, output, started_at)),
+WITH v AS MATERIALIZED (SELECT UNNEST($1::TEXT[]) AS run_id, UNNEST($2::BIGINT[]) AS epoch,
+    UNNEST($3::TEXT[]) AS output, UNNEST($4::BIGINT[]) AS started_at),
 ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
     RETURNING leases.run_id, leases.epoch, attempts, env, basin, lane, output, started_at)
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
@@ -442,7 +442,8 @@ fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: 
             .push_bind(end.verdict.started_at.map(Timestamp::millis))
             .push_bind(end.lease.env.as_str());
     });
-    update.push(") AS v WHERE run_records.env = v.column9 AND run_records.id = v.column1 AND run_records.state = 'open'");
+    update
+        .push(") AS v WHERE run_records.env = v.column9 AND run_records.id = v.column1 AND run_records.state = 'open'");
 }
 
 /// A lease whose run is not open contradicts the model: nothing of the batch is written.

@@ -254,7 +254,13 @@ impl Store {
             if let Some(due) = due {
                 let mut moved = 0;
                 for sql in [MOVE_BUFFER, MOVE_READY] {
-                    moved += sqlx::query(sql).bind(run.as_str()).bind(due).bind(env).execute(&mut *tx).await?.rows_affected();
+                    moved += sqlx::query(sql)
+                        .bind(run.as_str())
+                        .bind(due)
+                        .bind(env)
+                        .execute(&mut *tx)
+                        .await?
+                        .rows_affected();
                 }
                 if moved == 0 {
                     return Ok(Patched::NotDelayed);

@@ -62,7 +62,11 @@ const HOT: &[Hot] = &[
     both(RECORDS, "PAST_ATTEMPTS", "'run'"),
     postgres(FINISH, "LEASES_POSTGRES", "'{run}', '{1}'"),
     postgres(FINISH, "SUCCEED_POSTGRES", "'{run}', '{1}', '{NULL}', '{NULL}', 1"),
-    postgres(FINISH, "RECORDS_POSTGRES", "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', '{acme/prod}', 1"),
+    postgres(
+        FINISH,
+        "RECORDS_POSTGRES",
+        "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', '{acme/prod}', 1",
+    ),
     both(QUEUES, "WAITING", "'acme/prod', 100"),
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
 ];
