@@ -51,15 +51,19 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Where it comes to, with single rows in between, if a commit takes `fixed` and each row `each` microseconds.
     fn settles_at(fixed: u64, each: u64) -> usize {
+        settled(fixed, each).rows()
+    }
+
+    /// After a hundred commits with single rows in between, if one takes `fixed` and each row `each` microseconds.
+    fn settled(fixed: u64, each: u64) -> Pace {
         let mut pace = Pace::default();
         for _ in 0..100 {
             pace.took(1, Duration::from_micros(fixed + each));
             let rows = pace.rows();
             pace.took(rows, Duration::from_micros(fixed + each * rows as u64));
         }
-        pace.rows()
+        pace
     }
 
     #[test]
@@ -71,8 +75,7 @@ mod tests {
 
     #[test]
     fn what_should_go_together_does_up_to_the_most() {
-        let mut pace = Pace::default();
-        (0..100).for_each(|_| pace.took(64, Duration::from_secs(1)));
+        let pace = settled(200, 40);
         let fitting = pace.rows();
         assert!(fitting < 256, "{fitting}");
         assert_eq!([pace.rows_for(0), pace.rows_for(256), pace.rows_for(9_999)], [fitting, 256, ROWS_MAX as usize]);

@@ -211,7 +211,7 @@ mod tests {
         let _answers: Vec<_> =
             [('a', 1), ('b', 2), ('c', 1), ('d', 0)].map(|(name, runs)| wish(&mut line, name, runs, 1)).into();
         assert_eq!(line.last_runs(), 2);
-        let group = line.group(4, 1_000);
+        let group = line.group(3, 1_000);
         accept(&mut line, group);
         assert_eq!(line.last_runs(), 1, "b has one left");
     }
