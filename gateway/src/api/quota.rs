@@ -3,33 +3,39 @@
 use super::Api;
 use crate::http::problem::Problem;
 use dashmap::DashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::model::Timestamp;
+use tokio::sync::Mutex;
 
 /// Runs per second that one env can hardly exceed: how soon a count may be out of date.
 const FASTEST: i64 = 50_000;
 const FRESH_MIN: Duration = Duration::from_secs(1);
 const FRESH_MAX: Duration = Duration::from_secs(30);
-
-/// A count that takes longer is given up by those who wait for it.
-const COUNT_WITHIN: Duration = Duration::from_secs(2);
+/// A count is good for at least so many times what it took: counting a million must not be all that is done.
+const REST: u32 = 4;
 
 /// What is known of one env.
 #[derive(Debug, Default)]
 struct Used {
     /// `None` before the first count.
     counted_at: Option<Timestamp>,
+    took: Duration,
     waiting: i64,
     /// Runs that were admitted and may not be in the store yet.
     under_way: i64,
-    counting: Option<Counting>,
+    /// Runs that the count under way may have missed.
+    missed: i64,
+    /// Held by whoever counts.
+    counting: Arc<Mutex<()>>,
 }
 
-/// A count that somebody is making, and the runs that it may have missed.
-#[derive(Debug)]
-struct Counting {
-    since: Timestamp,
-    missed: i64,
+/// How much is known of how many runs wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Never,
+    Old(i64),
+    Fresh(i64),
 }
 
 /// Counts by env, each as old as the room that is left allows.
@@ -45,23 +51,27 @@ pub struct Admitted<'a> {
 }
 
 impl Quotas {
-    /// What is known of an env, if that is recent enough or somebody is counting already; else whoever asks is to
-    /// count. Many requests at once must not all count the same.
-    fn known(&self, env: &str, most: i64, now: Timestamp) -> Option<i64> {
-        let mut used = self.0.get_mut(env)?;
-        let fresh = now.since(used.counted_at?) < fresh_for(most - used.waiting);
-        if fresh || used.counting.as_ref().is_some_and(|counting| now.since(counting.since) < COUNT_WITHIN) {
-            return Some(used.waiting);
-        }
-        used.counting = Some(Counting { since: now, missed: used.under_way });
-        None
+    fn known(&self, env: &str, most: i64, now: Timestamp) -> Known {
+        let Some(used) = self.0.get(env) else { return Known::Never };
+        let Some(counted_at) = used.counted_at else { return Known::Never };
+        let good_for = fresh_for(most - used.waiting).max((used.took * REST).min(FRESH_MAX));
+        if now.since(counted_at) < good_for { Known::Fresh(used.waiting) } else { Known::Old(used.waiting) }
     }
 
-    fn counted(&self, env: &str, waiting: i64, now: Timestamp) -> i64 {
+    fn counting(&self, env: &str) -> Arc<Mutex<()>> {
+        self.0.entry(env.to_owned()).or_default().counting.clone()
+    }
+
+    fn begin(&self, env: &str) {
         let mut used = self.0.entry(env.to_owned()).or_default();
-        let missed = used.counting.take().map_or(used.under_way, |counting| counting.missed);
+        used.missed = used.under_way;
+    }
+
+    fn counted(&self, env: &str, waiting: i64, now: Timestamp, took: Duration) -> i64 {
+        let mut used = self.0.entry(env.to_owned()).or_default();
         used.counted_at = Some(now);
-        used.waiting = waiting + missed;
+        used.took = took;
+        used.waiting = waiting + used.missed;
         used.waiting
     }
 
@@ -70,9 +80,7 @@ impl Quotas {
         let mut used = self.0.entry(env.to_owned()).or_default();
         used.waiting += runs;
         used.under_way += runs;
-        if let Some(counting) = &mut used.counting {
-            counting.missed += runs;
-        }
+        used.missed += runs;
         Admitted { quotas: self, env, runs }
     }
 }
@@ -93,12 +101,28 @@ impl Api {
     /// Waiting runs of an env, those let in since the last count included.
     pub(super) async fn quota_used(&self, env: &str, now: Timestamp) -> Result<i64, Problem> {
         let most = self.runs.settings.env(env).max_waiting;
-        if let Some(waiting) = self.quotas.known(env, most, now) {
+        let counting;
+        // Many requests at once must not all count the same.
+        let _alone = match self.quotas.known(env, most, now) {
+            Known::Fresh(waiting) => return Ok(waiting),
+            Known::Old(waiting) => {
+                counting = self.quotas.counting(env);
+                let Ok(alone) = counting.try_lock() else { return Ok(waiting) };
+                alone
+            }
+            Known::Never => {
+                counting = self.quotas.counting(env);
+                counting.lock().await
+            }
+        };
+        if let Known::Fresh(waiting) = self.quotas.known(env, most, now) {
             return Ok(waiting);
         }
+        self.quotas.begin(env);
+        let began = self.uptime.now();
         let name = env.to_owned();
         let waiting = self.store(move |runs| async move { runs.store.waiting_of_env(&name, most + 1).await }).await?;
-        Ok(self.quotas.counted(env, waiting, now))
+        Ok(self.quotas.counted(env, waiting, now, self.uptime.now().saturating_sub(began)))
     }
 }
 
@@ -106,30 +130,39 @@ impl Api {
 mod tests {
     use super::*;
 
+    const QUICK: Duration = Duration::ZERO;
+
     #[test]
-    fn of_many_requests_that_find_a_count_too_old_one_counts() {
+    fn a_count_is_good_for_as_long_as_there_is_room_and_as_counting_takes() {
         let quotas = Quotas::default();
         let at = Timestamp::from_millis;
-        assert_eq!(quotas.known("a/b", 10, at(0)), None);
-        assert_eq!(quotas.counted("a/b", 4, at(0)), 4);
+        assert_eq!(quotas.known("a/b", 10, at(0)), Known::Never);
+        quotas.begin("a/b");
+        assert_eq!(quotas.counted("a/b", 4, at(0), QUICK), 4);
         drop(quotas.admit("a/b", 3));
-        assert_eq!(quotas.known("a/b", 10, at(999)), Some(7));
-        assert_eq!(quotas.known("a/b", 10, at(1_000)), None, "the first one counts");
-        assert_eq!(quotas.known("a/b", 10, at(1_001)), Some(7), "the others go by what is known");
-        assert_eq!(quotas.known("a/b", 10, at(3_000)), None, "but do not wait for ever");
-        assert_eq!(quotas.counted("a/b", 1, at(3_000)), 1);
-        assert_eq!(quotas.known("a/b", 10, at(3_001)), Some(1));
+        assert_eq!(quotas.known("a/b", 10, at(999)), Known::Fresh(7));
+        assert_eq!(quotas.known("a/b", 10, at(1_000)), Known::Old(7));
+        assert_eq!(quotas.known("a/b", 1_000_000, at(19_000)), Known::Fresh(7), "there is much room");
+        assert_eq!(quotas.known("a/b", 1_000_000, at(20_000)), Known::Old(7));
+        quotas.begin("a/b");
+        assert_eq!(quotas.counted("a/b", 10, at(20_000), Duration::from_millis(800)), 10);
+        assert_eq!(quotas.known("a/b", 10, at(23_199)), Known::Fresh(10), "counting took long");
+        assert_eq!(quotas.known("a/b", 10, at(23_200)), Known::Old(10));
     }
 
     #[test]
     fn what_is_let_in_while_somebody_counts_is_counted_too() {
         let quotas = Quotas::default();
         let at = Timestamp::from_millis;
-        quotas.counted("a/b", 0, at(0));
+        quotas.begin("a/b");
+        quotas.counted("a/b", 0, at(0), QUICK);
         let before = quotas.admit("a/b", 2);
-        assert_eq!(quotas.known("a/b", 10, at(1_000)), None);
+        quotas.begin("a/b");
         drop(quotas.admit("a/b", 5));
         drop(before);
-        assert_eq!(quotas.counted("a/b", 1, at(1_000)), 8, "1 in the store, 2 on their way to it, 5 let in since");
+        let counted = quotas.counted("a/b", 1, at(1_000), QUICK);
+        assert_eq!(counted, 8, "1 in the store, 2 on their way to it, 5 let in since");
+        quotas.begin("a/b");
+        assert_eq!(quotas.counted("a/b", 8, at(2_000), QUICK), 8, "nothing is under way any more");
     }
 }

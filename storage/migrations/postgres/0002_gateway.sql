@@ -63,6 +63,7 @@ CREATE TABLE buffer (
     parked          TEXT
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX buffer_env ON buffer (env, rank, run_id) WHERE parked IS NULL;
+CREATE INDEX buffer_parked ON buffer (env, run_id) WHERE parked IS NOT NULL;
 CREATE INDEX buffer_expires ON buffer (expires_at) WHERE expires_at IS NOT NULL;
 
 -- Waiting to be carried out. `basin` is the env, for pull tasks `~pull:TASK` and the env; `lane` is the queue and

@@ -62,7 +62,9 @@ CREATE TABLE buffer (
     accepted_at     BIGINT NOT NULL,
     parked          TEXT
 ) WITHOUT ROWID;
-CREATE INDEX buffer_env ON buffer (env, rank, run_id) WHERE parked IS NULL;
+-- With `parked` in it, for a count to need nothing else.
+CREATE INDEX buffer_env ON buffer (env, rank, run_id, parked) WHERE parked IS NULL;
+CREATE INDEX buffer_parked ON buffer (env, run_id) WHERE parked IS NOT NULL;
 CREATE INDEX buffer_expires ON buffer (expires_at) WHERE expires_at IS NOT NULL;
 
 -- Waiting to be carried out. `basin` is the env, for pull tasks `~pull:TASK` and the env; `lane` is the queue and

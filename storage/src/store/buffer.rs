@@ -35,10 +35,17 @@ WITH RECURSIVE found(env) AS (
     FROM found f WHERE f.env IS NOT NULL)
 SELECT env FROM found WHERE env IS NOT NULL LIMIT $2";
 
+/// Each part is a walk along an index in its order: sorted by env, a million entries would be in memory together.
 const DEPTHS: &str = "-- buffer_depths
-SELECT env, COUNT(*) AS entries, CAST(COALESCE(SUM(CASE WHEN parked IS NULL THEN 0 ELSE 1 END), 0) AS BIGINT) AS parked,
-    MIN(accepted_at) AS oldest_at
-FROM buffer WHERE $1 = '' OR env = $1 GROUP BY env ORDER BY env";
+WITH part AS (
+    SELECT env, COUNT(*) AS entries, 0 AS parked, MIN(run_id) AS oldest FROM buffer
+    WHERE parked IS NULL AND ($1 = '' OR env = $1) GROUP BY env
+    UNION ALL
+    SELECT env, COUNT(*), COUNT(*), MIN(run_id) FROM buffer
+    WHERE parked IS NOT NULL AND ($1 = '' OR env = $1) GROUP BY env)
+SELECT p.env, CAST(SUM(p.entries) AS BIGINT) AS entries, CAST(SUM(p.parked) AS BIGINT) AS parked,
+    MIN(b.accepted_at) AS oldest_at
+FROM part p JOIN buffer b ON b.run_id = p.oldest GROUP BY p.env ORDER BY p.env";
 
 const ENTRIES: &str = "-- buffer_entries
 SELECT run_id, env, task, accepted_at, parked FROM buffer

@@ -1,8 +1,9 @@
 //! Queues: what waits in each, and whether it is paused. A queue is there as soon as a run names it.
 
-use super::{Store, in_tx, on_pool};
+use super::{Pools, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{Lane, Timestamp};
+use sqlx::SqlitePool;
 use std::collections::BTreeMap;
 
 /// A queue of an env as it stands.
@@ -36,11 +37,16 @@ INSERT INTO queues (env, name, paused_at) VALUES ($1, $2, $3)
 ON CONFLICT (env, name) DO UPDATE SET paused_at = CASE WHEN excluded.paused_at IS NULL THEN NULL
     ELSE COALESCE(queues.paused_at, excluded.paused_at) END";
 
-/// Counting stops at the bound, so that a full env costs no more than an empty one; what is parked is in no
-/// index by env and does not count.
-const WAITING: &str = "-- waiting_of_env
-SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS waiting)
-    + (SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 AND parked IS NULL LIMIT $2) AS held)";
+/// Counting stops at the bound, so that a full env costs no more than an empty one.
+const WAITING_BUFFERED: &str = "-- waiting_buffered
+SELECT COUNT(*) FROM (SELECT 1 FROM buffer WHERE env = $1 AND parked IS NULL LIMIT $2) AS held";
+const WAITING_READY: &str = "-- waiting_ready
+SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS waiting";
+const WAITING_SLICE: &str = "-- waiting_slice
+SELECT COUNT(*), MAX(run_id) FROM (SELECT run_id FROM ready WHERE env = $1 AND run_id > $2
+    ORDER BY run_id LIMIT $3) AS waiting";
+/// Rows that are counted at a time on SQLite: while it reads, its log is not written back and grows.
+const SLICE: i64 = 20_000;
 
 const READY_OF_ENV: &str = "-- ready_of_env
 SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q";
@@ -98,6 +104,31 @@ impl Store {
 
     /// How many runs of an env wait, but for parked ones; counted up to about `bound`.
     pub async fn waiting_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
-        Ok(on_pool!(self, |pool| sqlx::query_scalar(WAITING).bind(env).bind(bound).fetch_one(pool).await?))
+        let buffered: i64 = on_pool!(self, |pool| {
+            sqlx::query_scalar(WAITING_BUFFERED).bind(env).bind(bound).fetch_one(pool).await?
+        });
+        let left = (bound - buffered).max(0);
+        let ready = match &self.inner.pools {
+            Pools::Postgres { pool, .. } => {
+                sqlx::query_scalar(WAITING_READY).bind(env).bind(left).fetch_one(pool).await?
+            }
+            Pools::Sqlite { readers, .. } => count_in_slices(readers, env, left).await?,
+        };
+        Ok(buffered + ready)
     }
+}
+
+async fn count_in_slices(readers: &SqlitePool, env: &str, bound: i64) -> Result<i64, StoreError> {
+    let (mut counted, mut after) = (0, String::new());
+    while counted < bound {
+        let slice = SLICE.min(bound - counted);
+        let (found, last): (i64, Option<String>) =
+            sqlx::query_as(WAITING_SLICE).bind(env).bind(&after).bind(slice).fetch_one(readers).await?;
+        counted += found;
+        match last {
+            Some(last) if found == slice => after = last,
+            _ => break,
+        }
+    }
+    Ok(counted)
 }
