@@ -142,8 +142,8 @@ mod tests {
         drop(quotas.admit("a/b", 3));
         assert_eq!(quotas.known("a/b", 10, at(999)), Known::Fresh(7));
         assert_eq!(quotas.known("a/b", 10, at(1_000)), Known::Old(7));
-        assert_eq!(quotas.known("a/b", 1_000_000, at(19_000)), Known::Fresh(7), "there is much room");
-        assert_eq!(quotas.known("a/b", 1_000_000, at(20_000)), Known::Old(7));
+        assert_eq!(quotas.known("a/b", 1_000_000, at(18_999)), Known::Fresh(7), "there is much room");
+        assert_eq!(quotas.known("a/b", 1_000_000, at(19_000)), Known::Old(7));
         quotas.begin("a/b");
         assert_eq!(quotas.counted("a/b", 10, at(20_000), Duration::from_millis(800)), 10);
         assert_eq!(quotas.known("a/b", 10, at(23_199)), Known::Fresh(10), "counting took long");

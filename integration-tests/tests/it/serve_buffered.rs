@@ -327,7 +327,7 @@ fn quota_and_parked(database: Database) {
     let poison = ids[1].clone();
     server.execute(&format!(
         "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
-            max_duration_ms, since) VALUES ('{poison}', 'nobody/x', 'nobody/x', 'l', 'noop', 0, 9999999999999, NULL,
+            max_duration_ms, since) VALUES ('{poison}', 'acme/dev', 'nobody/x', 'l', 'noop', 0, 9999999999999, NULL,
             0, 0, 1, 0, 0)"
     ));
     server.change("TIDEGATE_BUFFER__DRAINER_ENABLED", "true");
