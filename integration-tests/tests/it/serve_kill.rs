@@ -13,7 +13,7 @@ use storage::failpoint::{Failpoint, PassedBy};
 const TASKS: &str = "[tasks.pulled]\nkind = \"pull\"\n";
 
 fn kills_wanted() -> usize {
-    if std::env::var_os("TIDEGATE_SOAK").is_some() { 2_000 } else { 100 }
+    if std::env::var_os("TIDEGATE_SOAK").is_some() { 2_000 } else { 200 }
 }
 
 fn seed() -> u64 {
