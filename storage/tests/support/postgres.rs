@@ -29,6 +29,7 @@ trap '' HUP INT TERM
 bin=$1 port=$2 fsync=$3
 shift 3
 root=$(mktemp -d "${TMPDIR:-/tmp}/tidegate-pg.XXXXXX") || exit 1
+trap 'cd /; rm -rf "$root"' EXIT
 [ $# -eq 0 ] || chown postgres "$root"
 cd "$root" || exit 1
 echo "$root"
@@ -44,8 +45,6 @@ if "$@" "$bin/initdb" -D "$root/data" -U postgres -A trust -E UTF8 --no-locale -
     kill -KILL $watcher
 fi
 tail -n 20 "$root/log" 2>/dev/null
-cd /
-rm -rf "$root"
 "#;
 
 /// A running cluster. It ends with this process.
