@@ -8,8 +8,11 @@ mod drive;
 mod submit;
 mod reconcile;
 mod collect;
+mod live;
+pub(crate) mod ledger;
 
 pub use drive::CallOrStore;
+pub(crate) use live::CANARIES;
 pub(crate) use reconcile::owner_of;
 
 use crate::job_drive::{CapReached, JobDrive};
@@ -20,6 +23,7 @@ use drive::Drive;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::time::Duration;
 use storage::model::{BatchId, BatchState, JobState};
 use storage::store::{BatchRow, Opened};
 use tokio::task::JoinSet;
@@ -29,6 +33,9 @@ use tracing::{debug, warn};
 const PLANNED_AHEAD: usize = 4;
 /// Batches that are worked on at once; bounds connections and memory.
 const AT_WORK: usize = 8;
+
+/// How long what a canary said is believed: models change.
+pub(crate) const CANARY_HOLDS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Takes a batch that is in flight: after a start, a restart of an actor, or another node's end. Idempotent.
 #[derive(Debug, Clone, Message)]

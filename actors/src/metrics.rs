@@ -7,6 +7,7 @@ pub const ACTOR_RESTART_SECONDS: &str = "tidegate_actor_restart_seconds";
 pub const BATCHES: &str = "tidegate_llm_batches";
 pub const BATCHES_UNRECONCILED: &str = "tidegate_llm_batches_unreconciled";
 pub const BATCH_CREATES: &str = "tidegate_llm_batch_creates_total";
+pub const LIVE_CALLS: &str = "tidegate_llm_live_calls_total";
 pub const DUPLICATE_BATCHES: &str = "tidegate_llm_duplicate_batches_total";
 pub const RUNS_ACCEPTED: &str = "tidegate_runs_accepted_total";
 pub const RUNS_FINISHED: &str = "tidegate_runs_finished_total";
@@ -58,6 +59,7 @@ pub fn describe() {
     describe_gauge!(BUFFER_STALE, Unit::Count, "Buffered runs that have waited longer than the stale limit.");
     describe_counter!(RESULTS_QUARANTINED, Unit::Count, "Result lines that belong to no open request of their batch.");
     describe_counter!(SPEND_NANOS, Unit::Count, "Money spent on settled results, in nano-dollars.");
+    describe_counter!(LIVE_CALLS, Unit::Count, "Requests called one by one, by what came of it.");
     describe_counter!(LEASES_LOST, Unit::Count, "Times that this node found its lease or a batch in other hands.");
     describe_gauge!(SWEEP_LAST_SUCCESS, Unit::Seconds, "When each kind of sweep last went through.");
 }

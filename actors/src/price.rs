@@ -11,7 +11,7 @@ pub use table::{PriceError, PriceTable};
 pub use usage::Usage;
 
 use serde::{Deserialize, Serialize};
-use storage::model::Money;
+use storage::model::{Mode, Money};
 
 /// A prompt rarely has more than one token per four bytes of its JSON.
 const BYTES_PER_TOKEN_EXPECTED: u64 = 4;
@@ -101,6 +101,12 @@ impl Rates {
         let picos = tokens.iter().fold(0_i128, |sum, (count, rate)| sum.saturating_add(times(*count, *rate)));
         let searches = times(usage.web_searches, self.web_search.unwrap_or(0));
         Money::from_picos_up(self.in_its_region(picos, usage).saturating_add(searches))
+    }
+
+    /// What the run cost if it was carried out in this mode. Only tokens are dearer live: tool calls have one price.
+    pub fn cost_in(&self, mode: Mode, usage: &Usage) -> Money {
+        let tools = self.cost(&Usage { web_searches: usage.web_searches, ..Usage::default() });
+        mode.price(self.cost(usage) - tools) + tools
     }
 
     /// More than a request can cost, or `None` where nothing bounds its output.
@@ -233,6 +239,13 @@ mod tests {
     fn tool_calls_are_neither_discounted_nor_multiplied() {
         let usage = Usage { input: 10, web_searches: 2, us_only: true, ..Usage::default() };
         assert_eq!(rates().cost(&usage), Money::from_nanos(10 * 1_100 + 2 * 10_000_000));
+    }
+
+    #[test]
+    fn live_tokens_cost_twice_and_live_tool_calls_do_not() {
+        let usage = Usage { input: 10, web_searches: 2, ..Usage::default() };
+        assert_eq!(rates().cost_in(Mode::Batch, &usage), rates().cost(&usage));
+        assert_eq!(rates().cost_in(Mode::Live, &usage), Money::from_nanos(2 * 10 * 1_000 + 2 * 10_000_000));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod anthropic;
 
 pub use request::Manifest;
 pub use submit::{Committed, Created};
-pub use wire::CallError;
+pub use wire::{Answer, CallError};
 
 use async_trait::async_trait;
 use storage::model::Timestamp;
@@ -121,4 +121,8 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     async fn cancel(&self, id: &str) -> Result<(), CallError>;
 
     async fn results(&self, reference: &str) -> Result<Box<dyn ResultLines>, CallError>;
+
+    /// Calls one request at once, at the live price; `url` as its line names it, `id` where the provider keeps
+    /// callers' ids. Sent once: without an answer it may have been carried out.
+    async fn call(&self, url: &str, id: &str, body: &str) -> Result<Answer, CallError>;
 }

@@ -131,6 +131,15 @@ pub struct ProcessArgs {
     /// How long an ambiguous create is looked for before it counts as absent (default: 2m; Anthropic: 15m)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub settle: Option<Duration>,
+    /// Call requests one by one, at the live price, where fewer than this are left: a batch is not worth it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub live_below: u32,
+    /// From this long after the start, stop batches and call what is left, as far as --max-usd allows
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub live_after: Option<Duration>,
+    /// Before 1,000 and more requests of a kind are sent, call one live; if that kind is refused, send none
+    #[arg(long)]
+    pub canary: bool,
     /// Who asked for it: somebody (backfill), or a schedule (daemon)
     #[arg(long, default_value = "backfill", value_parser = source)]
     pub source: Source,

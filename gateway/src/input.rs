@@ -6,6 +6,7 @@
 
 mod body;
 mod error;
+mod kinds;
 mod line;
 mod reader;
 
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 pub use actors::provider::result_line::Form;
 pub use error::{Fault, InputError, Problems};
+pub use kinds::Kinds;
 pub use line::Request;
 
 use line::{FirstForm, parse_line};
@@ -55,6 +57,7 @@ pub struct Scan {
     pub bytes: u64,
     /// Sorted by url, then model.
     pub packs: Vec<Pack>,
+    pub kinds: Kinds,
 }
 
 /// Requests of one file that may share a provider batch.
@@ -109,6 +112,7 @@ fn scan_lines<R: Read>(mut lines: Lines<R>, path: &Path) -> Result<Scan, InputEr
     let mut problems = Problems::default();
     let mut ids = Ids::default();
     let mut packs: BTreeMap<&'static str, BTreeMap<String, u64>> = BTreeMap::new();
+    let mut shapes = kinds::Counting::default();
     while let Some(line) = lines.next_line().map_err(|source| unreadable(path, source))? {
         let number = line.number();
         let judged = parse_line(line, &mut form).and_then(|request| ids.insert(&request).map(|()| request));
@@ -119,6 +123,7 @@ fn scan_lines<R: Read>(mut lines: Lines<R>, path: &Path) -> Result<Scan, InputEr
                 continue;
             }
         };
+        shapes.count(&request);
         let models = packs.entry(request.url).or_default();
         match models.get_mut(request.model.as_ref()) {
             Some(count) => *count += 1,
@@ -136,7 +141,7 @@ fn scan_lines<R: Read>(mut lines: Lines<R>, path: &Path) -> Result<Scan, InputEr
         models.into_iter().map(move |(model, count)| Pack { url, model, count })
     };
     let packs: Vec<Pack> = packs.into_iter().flat_map(flat).collect();
-    Ok(Scan { form, sha256, count: packs.iter().map(|pack| pack.count).sum(), bytes, packs })
+    Ok(Scan { form, sha256, count: packs.iter().map(|pack| pack.count).sum(), bytes, packs, kinds: shapes.finish() })
 }
 
 /// The ids seen so far, as the first half of their digests, with the line that had each first.

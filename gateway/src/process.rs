@@ -20,7 +20,7 @@ use identity::{Meaning, Wish};
 use results::Out;
 use std::sync::Arc;
 use storage::failpoint::{Failpoint, reached};
-use storage::model::{Ceilings, Epoch, JobEvent, JobId, JobState};
+use storage::model::{Ceilings, Epoch, JobEvent, JobId, JobState, LiveRules};
 use storage::store::{JobMove, JobRow, NewJob, Store};
 use summary::Summary;
 
@@ -98,7 +98,7 @@ async fn work(
         }
     };
     if job.state == JobState::Created {
-        if let Err(failure) = engine.import(&args.file, &job).await {
+        if let Err(failure) = engine.import(&args.file, &job, &scanned.kinds).await {
             return Err(give_up_import(&store, &job, failure).await);
         }
         let start = JobMove { from: JobState::Created, event: JobEvent::Started, reason: None, detail: None };
@@ -151,6 +151,11 @@ fn wish(args: &ProcessArgs, scanned: &Scan, chosen: &providers::Chosen) -> Wish 
             max_wallclock_ms: args.max_wallclock.and_then(|span| u64::try_from(span.as_millis()).ok()),
             max_usd_nanos: args.max_usd.map(storage::model::Money::nanos),
             max_batch_requests: args.max_batch_requests,
+            live: LiveRules {
+                below: args.live_below,
+                after_ms: args.live_after.and_then(|span| u64::try_from(span.as_millis()).ok()),
+                canary: args.canary,
+            },
         },
         restart: args.restart,
     }

@@ -8,6 +8,7 @@
 mod account;
 mod anthropic;
 mod bodies;
+mod calls;
 mod control;
 mod create;
 mod envelope;

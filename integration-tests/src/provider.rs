@@ -45,6 +45,9 @@ pub struct Ledger {
     pub distinct_items: u64,
     pub billed_twice: Vec<serde_json::Value>,
     pub uploads: u64,
+    /// Requests that were called by themselves, and how many of them were billed.
+    pub calls: u64,
+    pub calls_billed: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

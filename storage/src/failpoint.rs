@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PassedBy {
     Process,
+    /// `process`, where it calls live.
+    Live,
     Serve,
 }
 
@@ -79,6 +81,12 @@ failpoints! {
         OutHalf = "out.half",
         OutBeforeRename = "out.before_rename",
         OutRenamed = "out.renamed",
+    }
+    Live {
+        LiveBegun = "live.begun",
+        LiveCalling = "live.calling",
+        LiveAnswered = "live.answered",
+        LiveEnded = "live.ended",
     }
     Serve {
         AcceptOpen = "accept.open",

@@ -72,6 +72,8 @@ mod import;
 mod jobs;
 #[path = "conformance/keys.rs"]
 mod keys;
+#[path = "conformance/live.rs"]
+mod live;
 #[path = "conformance/lost.rs"]
 mod lost;
 #[path = "conformance/nodes.rs"]

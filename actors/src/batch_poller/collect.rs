@@ -2,7 +2,7 @@
 //! doubles and the gaps; what is settled is durable, so a download that is cut off is simply read again.
 
 use super::drive::{CallOrStore, Drive, Step};
-use super::plan;
+use super::{ledger, plan};
 use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
 use crate::provider::request::{batch_of_key, model_of_pack, split_custom_id};
 use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
@@ -28,7 +28,7 @@ struct Reading {
 }
 
 /// Whether a line is one of this batch's.
-enum Line {
+pub(super) enum Line {
     Ours(Box<Verdict>, Option<String>),
     Foreign,
 }
@@ -41,13 +41,13 @@ impl Drive {
         reached(Failpoint::PollAnswered);
         let wait = self.parts.settings.following.poll_every;
         match polled {
-            Polled::Running { .. } if plan::is_overdue(row, store.now()) => {
-                warn!(batch.id = %row.id, provider_batch_id = id, "batch is long past its window; asking to stop it");
-                self.provider.cancel(id).await?;
-                store.cancel_asked(fence, "past its window", store.now()).await?;
-                Ok(Step::Taken)
-            }
             Polled::Running { status } => {
+                if let Some(why) = self.reason_to_stop(row).await? {
+                    warn!(batch.id = %row.id, provider_batch_id = id, why, "asking the provider to stop the batch");
+                    self.provider.cancel(id).await?;
+                    store.cancel_asked(fence, why, store.now()).await?;
+                    return Ok(Step::Taken);
+                }
                 store.polled(fence, row.state, &status, store.now() + wait).await?;
                 Ok(Step::Later)
             }
@@ -67,8 +67,24 @@ impl Drive {
         }
     }
 
+    /// Why a batch that is under way should end now, so that what it has not done can be sent another way.
+    async fn reason_to_stop(&self, row: &BatchRow) -> Result<Option<&'static str>, CallOrStore> {
+        let store = &self.parts.store;
+        if plan::is_overdue(row, store.now()) {
+            return Ok(Some("past its window"));
+        }
+        if row.state != BatchState::Submitted {
+            return Ok(None);
+        }
+        let too_late_from = store.job(&row.job).await?.and_then(|job| job.too_late_from());
+        Ok(plan::is_too_late(row, too_late_from, store.now()).then_some("results are wanted sooner"))
+    }
+
     pub(super) async fn collect(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
         let store = &self.parts.store;
+        if row.mode.is_live() {
+            return self.close_live(row, fence).await;
+        }
         let Some(id) = row.provider_batch_id.as_deref() else { return Ok(Step::Later) };
         // Asked again, because how it ended may have been learned by a process that is gone.
         let Polled::Ended { end, output_ref, error_ref, .. } = self.provider.poll(id).await? else {
@@ -154,19 +170,25 @@ impl Drive {
                 reached(Failpoint::CollectHalf);
             }
             if verdicts.len() >= PER_TRANSACTION {
-                self.settle(row, fence, &mut verdicts).await?;
+                self.settle(row, fence, BatchState::Ended, &mut verdicts).await?;
             }
         }
-        self.settle(row, fence, &mut verdicts).await?;
+        self.settle(row, fence, BatchState::Ended, &mut verdicts).await?;
         Ok(true)
     }
 
-    async fn settle(&self, row: &BatchRow, fence: &Fence, verdicts: &mut Vec<Verdict>) -> Result<(), CallOrStore> {
+    pub(super) async fn settle(
+        &self,
+        row: &BatchRow,
+        fence: &Fence,
+        state: BatchState,
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), CallOrStore> {
         if verdicts.is_empty() {
             return Ok(());
         }
         let store = &self.parts.store;
-        let settled = store.settle(fence, BatchState::Ended, row.round, verdicts, store.now()).await?;
+        let settled = store.settle(fence, state, row.round, verdicts, store.now()).await?;
         count_settled(&settled);
         let spent: Money = verdicts.iter().filter_map(|verdict| verdict.cost).sum();
         metrics::counter!(SPEND_NANOS).increment(u64::try_from(spent.nanos()).unwrap_or(0));
@@ -174,7 +196,7 @@ impl Drive {
         Ok(())
     }
 
-    fn read_line(&self, row: &BatchRow, bytes: &[u8]) -> Result<Line, ResultLineError> {
+    pub(super) fn read_line(&self, row: &BatchRow, bytes: &[u8]) -> Result<Line, ResultLineError> {
         let Ok(line) = std::str::from_utf8(bytes) else { return Err(ResultLineError::NotAnObject { column: 0 }) };
         let parsed = ResultLine::parse(self.form(), line)?;
         let ours = split_custom_id(&parsed.custom_id)
@@ -193,7 +215,7 @@ impl Drive {
         };
         let rates = self.parts.prices.rates(model_of_pack(&row.pack));
         let cost = match (&parsed.usage, state) {
-            (Some(usage), _) => rates.map(|rates| rates.cost(usage)),
+            (Some(usage), _) => rates.map(|rates| rates.cost_in(row.mode, usage)),
             (None, RequestState::Succeeded | RequestState::Refused) => None,
             (None, _) => Some(Money::ZERO),
         };
@@ -230,19 +252,21 @@ impl Drive {
     }
 
     /// Nothing was carried out, because too much was queued already: the runs wait without losing an
-    /// attempt, and smaller batches follow once nothing else of ours is queued.
+    /// attempt, and what is queued at once stays below what the queue was found to take.
     async fn queue_was_full(&self, row: &BatchRow, fence: &Fence, code: &str) -> Result<(), CallOrStore> {
         let store = &self.parts.store;
-        let others = store.in_flight().await?;
-        let alone = !others.iter().any(|other| other.account == row.account && other.id != row.id);
-        let hopeless = alone && row.requests == 1;
+        let mut others = store.in_flight().await?;
+        others.retain(|other| other.id != row.id);
+        let queued = ledger::queued(&others, &row.account, model_of_pack(&row.pack));
+        let hopeless = queued == 0 && row.requests == 1;
         let verdict = if hopeless { RequestState::Errored } else { RequestState::Canceled };
         let message = "the provider's queue has no room for this request";
         self.settle_open(row, fence, BatchState::Ended, |_| (verdict, code.to_owned(), message.to_owned())).await?;
-        let learned = alone.then_some((row.requests / 2).max(1));
+        let learned = ledger::learned(queued, row.body_bytes);
+        store.learn_queue_limit(&row.account, model_of_pack(&row.pack), learned, store.now()).await?;
         let wait = self.parts.settings.following.poll_every;
-        warn!(batch.id = %row.id, code, "the provider's queue is full; holding the job's next batch");
-        store.hold_job(&row.job, store.now() + wait, learned).await?;
+        warn!(batch.id = %row.id, code, body_bytes = learned, "the provider's queue is full; less is sent at once");
+        store.hold_job(&row.job, store.now() + wait, None).await?;
         Ok(())
     }
 

@@ -86,6 +86,8 @@ impl Drive {
                 Next::Wait | Next::Done => return Ok(()),
                 Next::Upload { leaked } => self.upload(&row, &fence, leaked).await,
                 Next::Create => self.create(&row, &fence).await,
+                Next::GoLive => self.go_live(&row, &fence).await,
+                Next::CallLive => self.call_live(&row, &fence).await,
                 Next::MarkUnknown => self.mark_unknown(&fence, "the process ended before the answer was stored").await,
                 Next::Reconcile => self.reconcile(&row, &fence).await,
                 Next::Poll => self.poll(&row, &fence).await,

@@ -20,6 +20,9 @@ pub enum Next {
     MarkUnknown,
     Reconcile,
     Poll,
+    /// Its requests are calls of their own: make them, one by one.
+    GoLive,
+    CallLive,
     Collect,
     Done,
 }
@@ -37,6 +40,8 @@ pub fn next(row: &BatchRow, protocol: Protocol, now: Timestamp) -> Next {
         return Next::Wait;
     }
     match row.state {
+        BatchState::Planned if row.mode.is_live() => Next::GoLive,
+        BatchState::Submitted | BatchState::Cancelling if row.mode.is_live() => Next::CallLive,
         BatchState::Planned => match protocol {
             Protocol::OpenAi if row.input_file_id.is_none() => Next::Upload { leaked: row.upload_started_at.is_some() },
             Protocol::OpenAi | Protocol::Anthropic => Next::Create,
@@ -55,6 +60,12 @@ const LONGEST_LIFE: Duration = Duration::from_secs(26 * 3_600);
 /// Whether a submitted batch should be stopped, so that what it holds can be collected and sent again.
 pub fn is_overdue(row: &BatchRow, now: Timestamp) -> bool {
     row.state == BatchState::Submitted && row.submitted_at.is_some_and(|at| now.since(at) > LONGEST_LIFE)
+}
+
+/// Whether a batch that was sent in good time should be stopped now, because what is left of its job is wanted
+/// sooner than a batch brings it. One that was opened since was opened because live calls cannot be paid.
+pub fn is_too_late(row: &BatchRow, too_late_from: Option<Timestamp>, now: Timestamp) -> bool {
+    row.state == BatchState::Submitted && too_late_from.is_some_and(|at| row.created_at < at && at <= now)
 }
 
 /// What the provider's listing says about a batch of unknown fate.
@@ -163,7 +174,7 @@ pub fn refusal(status: Option<u16>, code: Option<&str>) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use storage::model::{BatchId, Epoch, JobId, Money, Source};
+    use storage::model::{BatchId, Epoch, JobId, Mode, Money, Source};
 
     fn row(state: BatchState) -> BatchRow {
         BatchRow {
@@ -176,6 +187,7 @@ mod tests {
             provider: "openai".into(),
             account: "a".into(),
             pack: "/v1/responses m".into(),
+            mode: Mode::Batch,
             state,
             epoch: Epoch::from_number(1),
             holder: None,
@@ -218,6 +230,35 @@ mod tests {
             ended: false,
             results_ref: None,
         }
+    }
+
+    #[test]
+    fn a_live_batch_is_called_and_never_uploaded_created_or_polled() {
+        let at = Timestamp::from_millis(5);
+        for (state, step) in [
+            (BatchState::Planned, Next::GoLive),
+            (BatchState::Submitted, Next::CallLive),
+            (BatchState::Cancelling, Next::CallLive),
+            (BatchState::Ended, Next::Collect),
+        ] {
+            for mode in [Mode::Live, Mode::Canary] {
+                let live = BatchRow { mode, ..row(state) };
+                assert_eq!(next(&live, Protocol::OpenAi, at), step);
+                assert_eq!(next(&live, Protocol::Anthropic, at), step);
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_stopped_for_being_late_only_if_it_was_sent_before() {
+        let at = |millis| Timestamp::from_millis(millis);
+        let early = BatchRow { created_at: at(10), ..row(BatchState::Submitted) };
+        assert!(is_too_late(&early, Some(at(50)), at(50)));
+        assert!(!is_too_late(&early, Some(at(50)), at(49)));
+        assert!(!is_too_late(&early, None, at(99)));
+        let since = BatchRow { created_at: at(60), ..row(BatchState::Submitted) };
+        assert!(!is_too_late(&since, Some(at(50)), at(99)));
+        assert!(!is_too_late(&BatchRow { created_at: at(10), ..row(BatchState::Ended) }, Some(at(50)), at(99)));
     }
 
     #[test]

@@ -18,6 +18,9 @@ impl Drive {
     /// deleted first: nothing runs by a file that no batch names.
     pub(super) async fn upload(&self, row: &BatchRow, fence: &Fence, leaked: bool) -> Result<Step, CallOrStore> {
         let store = &self.parts.store;
+        if let Some(step) = self.give_up_refused(row, fence).await? {
+            return Ok(step);
+        }
         let name = format!("tidegate-{}.jsonl", row.create_key());
         if leaked {
             for file in self.provider.files_named(&name).await? {
@@ -34,6 +37,9 @@ impl Drive {
     /// Sends the create. Where the listing can tell two creates apart by their size only, one at a time.
     pub(super) async fn create(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
         let store = &self.parts.store;
+        if let Some(step) = self.give_up_refused(row, fence).await? {
+            return Ok(step);
+        }
         let by_size = self.provider.protocol() == Protocol::Anthropic;
         let _lane = if by_size { Some(self.parts.lane.lock().await) } else { None };
         if by_size && store.lane_is_busy(&row.account, &row.id).await? {
@@ -89,11 +95,11 @@ impl Drive {
             Refusal::Billing => self.suspend(row, &format!("billing|{why}")).await?,
             Refusal::TooLarge if row.requests > 1 => {
                 store.hold_job(&row.job, store.now(), Some(row.requests / 2)).await?;
-                return self.give_up(row, fence, RequestState::Canceled, "too_large", &why).await;
+                return self.give_up(row, fence, RequestState::Canceled, "too_large", &why.to_string()).await;
             }
             Refusal::TooLarge | Refusal::Invalid => {
                 let code = code.as_deref().unwrap_or("invalid_request");
-                return self.give_up(row, fence, RequestState::Errored, code, &why).await;
+                return self.give_up(row, fence, RequestState::Errored, code, &why.to_string()).await;
             }
         }
         if committed {
@@ -103,16 +109,16 @@ impl Drive {
     }
 
     /// Settles all requests of a batch that the provider will not take, and abandons it.
-    async fn give_up(
+    pub(super) async fn give_up(
         &self,
         row: &BatchRow,
         fence: &Fence,
         verdict: RequestState,
         code: &str,
-        why: &CallError,
+        why: &str,
     ) -> Result<Step, CallOrStore> {
-        self.settle_open(row, fence, BatchState::Planned, |_| (verdict, code.to_owned(), why.to_string())).await?;
-        self.parts.store.abandoned(fence, BatchState::Planned, &why.to_string(), self.parts.store.now()).await?;
+        self.settle_open(row, fence, BatchState::Planned, |_| (verdict, code.to_owned(), why.to_owned())).await?;
+        self.parts.store.abandoned(fence, BatchState::Planned, why, self.parts.store.now()).await?;
         Ok(Step::Taken)
     }
 
@@ -152,8 +158,8 @@ impl Drive {
     }
 }
 
-/// A verdict that no result line brought, with a line in the provider's own error form.
-fn own_verdict(form: Form, pos: i64, state: RequestState, code: &str, message: &str) -> Verdict {
+/// A verdict that no result line brought and that cost nothing, with a line in the provider's own error form.
+pub(super) fn own_verdict(form: Form, pos: i64, state: RequestState, code: &str, message: &str) -> Verdict {
     let line = synthetic_line(form, "x", code, message);
     let id_span = ResultLine::parse(form, &line).map(|parsed| parsed.custom_id_span).unwrap_or_default();
     Verdict { pos, state, code: Some(code.to_owned()), cost: Some(Money::ZERO), line, id_span }

@@ -100,6 +100,7 @@ fn is_degraded(rounds: &[RoundRow], total: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use storage::model::LiveRules;
 
     fn closed(round: i64, carried: i64, errored: i64) -> RoundRow {
         RoundRow {
@@ -125,6 +126,7 @@ mod tests {
                 max_wallclock_ms: Some(60_000),
                 max_usd_nanos: None,
                 max_batch_requests: 50_000,
+                live: LiveRules::default(),
             },
             round,
             first_round: 1,

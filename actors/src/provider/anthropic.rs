@@ -6,7 +6,7 @@
 use super::openai::LineReader;
 use super::request::{Envelope, Manifest};
 use super::submit::{self, Committed, Created, Outgoing};
-use super::wire::{CallError, Content, Endpoint};
+use super::wire::{Answer, CARRIED_OUT_WITHIN, CallError, Content, Endpoint};
 use super::{End, Listed, Polled, Protocol, Provider, ResultLines};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -135,6 +135,7 @@ impl Provider for Anthropic {
         Limits {
             max_requests: MAX_REQUESTS,
             max_bytes: MAX_BYTES - 64,
+            max_bodies: i64::MAX,
             envelope_bytes: i64::try_from(around).unwrap_or(100),
         }
     }
@@ -211,6 +212,10 @@ impl Provider for Anthropic {
         let path = self.endpoint.path_on_this_host(reference)?;
         let exchange = self.endpoint.call(Method::GET, &path, &self.headers, Content::None).await?;
         Ok(Box::new(LineReader::new(exchange, self.endpoint.host().to_owned())))
+    }
+
+    async fn call(&self, url: &str, _: &str, body: &str) -> Result<Answer, CallError> {
+        self.endpoint.ask(&self.endpoint.route(url), &self.headers, body.to_owned(), CARRIED_OUT_WITHIN).await
     }
 }
 

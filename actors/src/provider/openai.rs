@@ -5,7 +5,7 @@
 
 use super::request::{Envelope, Manifest};
 use super::submit::{self, Committed, Created, Outgoing};
-use super::wire::{self, CallError, Content, Endpoint, Exchange};
+use super::wire::{self, Answer, CARRIED_OUT_WITHIN, CallError, Content, Endpoint, Exchange};
 use super::{End, Listed, Polled, Protocol, Provider, ResultLines};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -139,6 +139,7 @@ impl Provider for OpenAi {
         Limits {
             max_requests: if embeddings { MAX_EMBEDDING_REQUESTS } else { MAX_REQUESTS },
             max_bytes: MAX_BYTES,
+            max_bodies: i64::MAX,
             // `{"custom_id":"` + key and position (at most 40) + the rest of the line.
             envelope_bytes: i64::try_from(r#"{"custom_id":""#.len() + 40 + envelope(url).0.len() + 2).unwrap_or(200),
         }
@@ -277,6 +278,14 @@ impl Provider for OpenAi {
         let path = self.endpoint.route(&format!("/files/{reference}/content"));
         let exchange = self.endpoint.call(Method::GET, &path, &self.headers, Content::None).await?;
         Ok(Box::new(LineReader::new(exchange, self.endpoint.host().to_owned())))
+    }
+
+    async fn call(&self, url: &str, id: &str, body: &str) -> Result<Answer, CallError> {
+        // The base ends in the version that the line's url begins with.
+        let route = url.strip_prefix("/v1").unwrap_or(url);
+        let mut headers = self.headers.clone();
+        headers.extend(HeaderValue::from_str(id).ok().map(|id| (HeaderName::from_static("x-client-request-id"), id)));
+        self.endpoint.ask(&self.endpoint.route(route), &headers, body.to_owned(), CARRIED_OUT_WITHIN).await
     }
 }
 

@@ -68,9 +68,28 @@ impl<'a> Manifest<'a> {
     }
 }
 
-/// A pack is the endpoint and the model, apart by a space; requests of one pack may share a batch.
-pub fn pack_of(url: &str, model: &str) -> String {
-    format!("{url} {model}")
+/// A pack is the endpoint and the model, apart by a space; requests of one pack may share a batch. Where a file has
+/// many requests with the same parameters, the shape of these parts them from the rest, so that what a provider
+/// says to one of them can be held against all.
+pub fn pack_of(url: &str, model: &str, shape: Option<u32>) -> String {
+    match shape {
+        None => format!("{url} {model}"),
+        Some(shape) => format!("{url} {model}{SHAPE_MARK}{shape:08x}"),
+    }
+}
+
+const SHAPE_MARK: &str = " ~";
+const SHAPE_BYTES: usize = SHAPE_MARK.len() + 8;
+
+/// Whether all requests of a pack have the same parameters.
+pub fn has_shape(pack: &str) -> bool {
+    without_shape(pack).len() < pack.len()
+}
+
+fn without_shape(pack: &str) -> &str {
+    let split = pack.len().checked_sub(SHAPE_BYTES).and_then(|at| pack.split_at_checked(at));
+    let is_shape = |end: &str| end.strip_prefix(SHAPE_MARK).is_some_and(|hex| u32::from_str_radix(hex, 16).is_ok());
+    split.filter(|(_, end)| is_shape(end)).map_or(pack, |(pack, _)| pack)
 }
 
 pub fn url_of_pack(pack: &str) -> &str {
@@ -78,7 +97,7 @@ pub fn url_of_pack(pack: &str) -> &str {
 }
 
 pub fn model_of_pack(pack: &str) -> &str {
-    pack.split_once(' ').map_or("", |(_, model)| model)
+    without_shape(pack).split_once(' ').map_or("", |(_, model)| model)
 }
 
 /// Splits a custom id from the wire into the key of its create and the request's position.
@@ -116,6 +135,18 @@ mod tests {
         for n in [0, 1, 9, 10, 11, 99, 100, 101, 1_000, 12_345] {
             let slow: u64 = (0..n).map(|i: u64| i.to_string().len() as u64).sum();
             assert_eq!(digits_below(n), slow, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_pack_shows_its_endpoint_its_model_and_whether_it_has_a_shape() {
+        for (shape, has) in [(None, false), (Some(0), true), (Some(u32::MAX), true)] {
+            let pack = pack_of("/v1/responses", "ft:m é", shape);
+            assert_eq!((url_of_pack(&pack), model_of_pack(&pack)), ("/v1/responses", "ft:m é"));
+            assert_eq!(has_shape(&pack), has);
+        }
+        for plain in ["", "/v1/x m ~12", "/v1/x m ~1234567g", "/v1/x ééééé"] {
+            assert!(!has_shape(plain), "{plain}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! and item errors are known by the provider's machine codes: message texts are the caller's to read.
 
 mod classify;
+mod live;
 mod synthetic;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use super::Protocol;
 use crate::price::Usage;
 use crate::price::fields::{pick, text};
 
+pub use live::live_line;
 pub use synthetic::synthetic_line;
 
 /// Whose wire form a line has.

@@ -27,6 +27,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for the head of an answer once the request is out.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// Longest wait for a live answer: a model may think for minutes.
+pub const CARRIED_OUT_WITHIN: Duration = Duration::from_secs(600);
 const LARGEST_SMALL_ANSWER: usize = 16 << 20;
 const FRAMES_AHEAD: usize = 4;
 
@@ -61,6 +63,11 @@ impl CallError {
         }
     }
 
+    /// Whether nothing of the request can have reached the host.
+    pub fn was_never_sent(&self) -> bool {
+        matches!(self, CallError::Connect { .. } | CallError::BadBase { .. })
+    }
+
     /// The provider does not accept our key, or its owner may not do this.
     pub fn is_account_trouble(&self) -> bool {
         matches!(self.status(), Some(401 | 403))
@@ -86,6 +93,21 @@ pub enum Content {
         length: u64,
         frames: mpsc::Receiver<Bytes>,
     },
+}
+
+/// What a host answered, whatever it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The provider's own code of what went wrong, in either vendor's shape.
+    pub fn code(&self) -> Option<String> {
+        vendor_error(&self.body).0
+    }
 }
 
 /// One exchange that is under way; dropping it cuts the connection.
@@ -230,6 +252,22 @@ impl Endpoint {
             return Ok(exchange);
         }
         Err(exchange.into_status_error(&self.host).await)
+    }
+
+    /// One exchange whose answer is wanted whatever its status, within `patience` for its head.
+    pub async fn ask(
+        &self,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        json: String,
+        patience: Duration,
+    ) -> Result<Answer, CallError> {
+        let answer = self.open(Method::POST, path, headers, Content::Json(json)).await?;
+        let late = |_| CallError::Timeout { host: self.host.clone(), within: patience };
+        let exchange = timeout(patience, answer).await.map_err(late)??;
+        let status = exchange.status().as_u16();
+        let retry_after = retry_after(exchange.response.headers());
+        Ok(Answer { status, retry_after, body: exchange.read(&self.host).await? })
     }
 
     /// One exchange whose answer is read as JSON.

@@ -1,13 +1,17 @@
 //! The registry: which jobs this node drives, under which source; and the only door to a new batch.
 
+mod choose;
+
 use super::Supervisor;
+use crate::batch_poller::ledger;
 use crate::parts::Parts;
-use crate::provider::request::url_of_pack;
+use crate::provider::request::{has_shape, model_of_pack, url_of_pack};
 use actix::{Context, Handler, Message, ResponseFuture};
+use choose::{Choice, Facts};
 use std::collections::HashMap;
 use storage::StoreError;
-use storage::model::{BatchId, Epoch, JobId, Source};
-use storage::store::{Claim, Opened};
+use storage::model::{BatchId, Epoch, JobId, Mode, Source};
+use storage::store::{Claim, JobRow, Limits, Opened};
 use tracing::info;
 
 /// Puts a job that this node drives on the registry.
@@ -103,15 +107,46 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
     let provider = parts.provider_of(account).ok_or_else(|| OpenRefused::NoProvider { account: account.clone() })?;
     let pack = parts.store.next_pack(&row.pool, row.round).await?.unwrap_or_default();
     let (batch, wire_key) = parts.mint_batch();
+    let facts = facts(parts, &row, &pack, provider.limits(url_of_pack(&pack))).await?;
+    let Choice::Open { mode, limits } = choose::choose(&facts) else {
+        return Ok((batch, Opened::Held { until: facts.now }));
+    };
     let claim = Claim {
         job,
         job_epoch: epoch,
         batch: &batch,
         wire_key: &wire_key,
-        limits: provider.limits(url_of_pack(&pack)),
+        limits,
+        mode,
         price_version: parts.prices.version(),
-        now: parts.store.now(),
+        now: facts.now,
     };
-    let opened = parts.store.open_batch(&claim).await?;
+    let mut opened = parts.store.open_batch(&claim).await?;
+    if mode.is_live() && matches!(opened, Opened::OverCap { .. }) {
+        // Live is dearer: what the cap does not allow live it may allow in a batch.
+        let Choice::Open { limits, .. } = choose::as_batch(&facts) else {
+            return Ok((batch, Opened::Held { until: facts.now }));
+        };
+        opened = parts.store.open_batch(&Claim { mode: Mode::Batch, limits, ..claim }).await?;
+    }
     Ok((batch, opened))
+}
+
+/// Everything that the choice of a mode depends on.
+async fn facts(parts: &Parts, job: &JobRow, pack: &str, limits: Limits) -> Result<Facts, StoreError> {
+    let store = &parts.store;
+    let (now, live, account, model) = (store.now(), job.ceilings.live, &job.scope.account, model_of_pack(pack));
+    let most = choose::TELLING_DEPTH.max(i64::from(live.below));
+    let in_flight = store.in_flight().await?;
+    Ok(Facts {
+        now,
+        below: i64::from(live.below),
+        too_late_from: job.too_late_from(),
+        depth: store.pack_depth(&job.pool, job.round, pack, most).await?,
+        wants_canary: live.canary && has_shape(pack),
+        canary: store.canary(account, pack).await?,
+        queue_limit: store.queue_limit(account, model, now - ledger::BELIEVED_FOR).await?,
+        queued: ledger::queued(&in_flight, account, model),
+        limits,
+    })
 }

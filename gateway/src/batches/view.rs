@@ -87,6 +87,7 @@ fn fields(row: &BatchRow, priced: bool) -> Vec<(&'static str, Cell)> {
     vec![
         ("id", Cell::text(row.id.as_str())),
         ("state", Cell::text(row.state.word())),
+        ("mode", Cell::text(row.mode.word())),
         ("reason", Cell::maybe(row.reason.as_deref())),
         ("job", Cell::text(row.job.as_str())),
         ("env", Cell::text(&row.env)),
@@ -126,6 +127,7 @@ fn object(row: &BatchRow, priced: bool) -> Value {
     json!({
         "id": row.id.as_str(),
         "state": row.state.word(),
+        "mode": row.mode.word(),
         "reason": row.reason,
         "env": row.env,
         "job_id": row.job.as_str(),
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
     use crate::cli::Output;
     use crate::output::Style;
-    use storage::model::{BatchId, Epoch, JobId, Source};
+    use storage::model::{BatchId, Epoch, JobId, Mode, Source};
 
     fn batch(state: BatchState) -> BatchRow {
         let at = Timestamp::from_millis(1_000);
@@ -200,6 +202,7 @@ mod tests {
             provider: "openai".into(),
             account: "a".into(),
             pack: "/v1/responses m-1".into(),
+            mode: Mode::Batch,
             state,
             epoch: Epoch::from_number(3),
             holder: None,

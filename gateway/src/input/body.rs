@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Fault;
@@ -65,6 +65,50 @@ pub(super) struct BodyFacts<'a> {
     pub max_tokens: Option<u64>,
     pub choices: u64,
     pub prompt_tokens_max: Option<u64>,
+    pub parameters: Parameters,
+}
+
+/// A digest of a body's parameters, whatever their order: all keys, and the values that set something. What is said
+/// to the model, and what differs from request to request by its nature, is known by its key alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Parameters(u64);
+
+/// Keys whose values are content, or a name for this one request.
+const CONTENT: [&str; 12] = [
+    "messages",
+    "input",
+    "prompt",
+    "system",
+    "instructions",
+    "model",
+    "seed",
+    "user",
+    "metadata",
+    "suffix",
+    "safety_identifier",
+    "prompt_cache_key",
+];
+/// A longer value is content under a name that is not known here.
+const SETTING_BYTES_MAX: usize = 64;
+
+impl Parameters {
+    fn add(&mut self, key: &BodyKey, value: &RawValue) {
+        let value = if key.is_content || value.get().len() > SETTING_BYTES_MAX { "" } else { value.get() };
+        // A sum, so that the order of the keys does not matter.
+        self.0 = self.0.wrapping_add(fnv(key.digest, value.as_bytes()));
+    }
+
+    pub(super) fn of(self, url: &str, model: &str) -> u32 {
+        let whole = fnv(fnv(self.0 ^ FNV_START, url.as_bytes()), model.as_bytes());
+        (whole ^ (whole >> 32)) as u32
+    }
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bits: stable over releases, since it names packs in a store.
+fn fnv(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 pub(super) fn body_facts<'a>(body: &'a str, shape: Shape) -> Result<BodyFacts<'a>, Fault> {
@@ -101,6 +145,7 @@ pub(super) fn body_facts<'a>(body: &'a str, shape: Shape) -> Result<BodyFacts<'a
         max_tokens,
         choices: n.and_then(count).max(best_of.and_then(count)).unwrap_or(1).max(1),
         prompt_tokens_max: bounded.then_some(body.len() as u64 + allowance),
+        parameters: fields.parameters,
     })
 }
 
@@ -113,6 +158,7 @@ struct Fields<'a> {
     read: [Option<&'a RawValue>; READ.len()],
     beyond: bool,
     doubled: Option<&'static str>,
+    parameters: Parameters,
 }
 
 struct BodySeed;
@@ -133,31 +179,34 @@ impl<'de> Visitor<'de> for BodySeed {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields { read: [None; READ.len()], beyond: false, doubled: None };
+        let mut fields =
+            Fields { read: [None; READ.len()], beyond: false, doubled: None, parameters: Parameters::default() };
         let mut seen = [false; READ.len()];
         while let Some(key) = map.next_key_seed(BodyKeySeed)? {
-            match key {
-                BodyKey::Read(at) => {
+            let raw: &'de RawValue = map.next_value()?;
+            fields.parameters.add(&key, raw);
+            match key.role {
+                Role::Read(at) => {
                     if std::mem::replace(&mut seen[at], true) {
                         fields.doubled.get_or_insert(READ[at]);
                     }
-                    let raw: &'de RawValue = map.next_value()?;
                     fields.read[at] = Some(raw).filter(|raw| raw.get() != "null");
                 }
-                BodyKey::Beyond => {
-                    let raw: &'de RawValue = map.next_value()?;
-                    fields.beyond |= raw.get() != "null";
-                }
-                BodyKey::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+                Role::Beyond => fields.beyond |= raw.get() != "null",
+                Role::Other => {}
             }
         }
         Ok(fields)
     }
 }
 
-enum BodyKey {
+struct BodyKey {
+    role: Role,
+    is_content: bool,
+    digest: u64,
+}
+
+enum Role {
     Read(usize),
     Beyond,
     Other,
@@ -182,11 +231,13 @@ impl Visitor<'_> for BodyKeySeed {
     }
 
     fn visit_bytes<E>(self, key: &[u8]) -> Result<BodyKey, E> {
-        if let Some(at) = READ.iter().position(|name| name.as_bytes() == key) {
-            return Ok(BodyKey::Read(at));
-        }
-        let beyond = BEYOND.iter().any(|name| name.as_bytes() == key);
-        Ok(if beyond { BodyKey::Beyond } else { BodyKey::Other })
+        let is_among = |names: &[&str]| names.iter().any(|name| name.as_bytes() == key);
+        let role = match READ.iter().position(|name| name.as_bytes() == key) {
+            Some(at) => Role::Read(at),
+            None if is_among(&BEYOND) => Role::Beyond,
+            None => Role::Other,
+        };
+        Ok(BodyKey { role, is_content: is_among(&CONTENT), digest: fnv(fnv(FNV_START, key), b"\0") })
     }
 }
 

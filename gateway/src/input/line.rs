@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub choices: u64,
     /// The most tokens the prompt can have, or `None` where the body names content it does not hold.
     pub prompt_tokens_max: Option<u64>,
+    /// Equal for requests with equal endpoint, model and parameters; a digest, so rarely for others too.
+    pub shape: u32,
 }
 
 /// The form that the first line gave the file.
@@ -77,9 +79,10 @@ pub(super) fn parse_line<'a>(line: Line<'a>, first: &mut Option<FirstForm>) -> R
     if here == Form::Anthropic && facts.max_tokens.is_none_or(|tokens| tokens == 0) {
         return Err(Fault::BadMaxTokens);
     }
-    let BodyFacts { model, max_tokens, choices, prompt_tokens_max } = facts;
+    let BodyFacts { model, max_tokens, choices, prompt_tokens_max, parameters } = facts;
     let model = model_name(model, key)?;
-    Ok(Request { line_no, custom_id, url, body, model, max_tokens, choices, prompt_tokens_max })
+    let shape = parameters.of(url, &model);
+    Ok(Request { line_no, custom_id, url, body, model, max_tokens, choices, prompt_tokens_max, shape })
 }
 
 #[derive(Default)]

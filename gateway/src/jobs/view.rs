@@ -2,6 +2,7 @@
 
 use crate::output::{Cell, Column, Record, Room, Row, Section};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 use storage::model::{BatchState, Money, StopReason, Timestamp};
 use storage::store::{BatchTally, JobRow, PoolCounts, RoundRow};
 
@@ -172,6 +173,9 @@ fn object(job: &JobRow, counts: &PoolCounts) -> Value {
             "max_wallclock_seconds": ceilings.max_wallclock().map(|span| span.as_secs_f64()),
             "max_batch_requests": ceilings.max_batch_requests,
             "max_attempts": job.scope.max_attempts,
+            "live_below": ceilings.live.below,
+            "live_after_seconds": ceilings.live.after_ms.map(|after| Duration::from_millis(after).as_secs_f64()),
+            "canary": ceilings.live.canary,
         },
         "learned_max_requests": job.learned_max_requests,
         "epoch": job.epoch.number(),
@@ -204,7 +208,7 @@ mod tests {
     use super::*;
     use crate::cli::Output;
     use crate::output::Style;
-    use storage::model::{Ceilings, Epoch, JobId, JobState, Scope, Source};
+    use storage::model::{Ceilings, Epoch, JobId, JobState, LiveRules, Scope, Source};
 
     fn job(state: JobState, reason: Option<StopReason>) -> JobRow {
         JobRow {
@@ -228,6 +232,7 @@ mod tests {
                 max_wallclock_ms: Some(5_400_000),
                 max_usd_nanos: Some(5_000_000_000),
                 max_batch_requests: 50_000,
+                live: LiveRules::default(),
             },
             expected: 10,
             round: 4,

@@ -6,6 +6,7 @@ use crate::chaos::Chaos;
 use crate::cli::{ProcessArgs, Progress};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::input::Kinds;
 use crate::ops::Ops;
 use crate::providers::Chosen;
 use crate::session::lease;
@@ -86,8 +87,8 @@ impl Engine {
         JobId::mint(&mut ids, self.parts.store.now())
     }
 
-    pub async fn import(&self, path: &Path, job: &JobRow) -> Result<(), Failure> {
-        import::import(path, job, &self.parts.store, &self.parts.prices, &self.parts.ids).await
+    pub async fn import(&self, path: &Path, job: &JobRow, kinds: &Kinds) -> Result<(), Failure> {
+        import::import(path, job, kinds, &self.parts).await
     }
 
     /// Takes a job's drive. A holder that is dead is waited out; one that renews its lease is alive, and the

@@ -115,7 +115,7 @@ fn foreign(wish: &Wish, job: &JobRow) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use storage::model::{Epoch, JobId, StopReason, Timestamp};
+    use storage::model::{Epoch, JobId, LiveRules, StopReason, Timestamp};
 
     fn wish() -> Wish {
         Wish {
@@ -129,6 +129,7 @@ mod tests {
                 max_wallclock_ms: None,
                 max_usd_nanos: Some(10),
                 max_batch_requests: 9,
+                live: LiveRules::default(),
             },
             restart: false,
         }

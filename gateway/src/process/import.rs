@@ -1,28 +1,22 @@
 //! Turns the lines of the file into runs, in chunks; a killed import goes on after its last chunk.
 
 use crate::exit::{Exit, Failure};
-use crate::input::{Limits, Request, requests};
+use crate::input::{Kinds, Limits, Request, requests};
+use actors::Parts;
 use actors::price::PriceTable;
 use actors::provider::request::pack_of;
 use std::path::Path;
 use storage::failpoint::{Failpoint, reached};
 use storage::model::{NewRun, RunId};
-use storage::store::{JobRow, Store};
+use storage::store::JobRow;
 
 /// Lines per transaction, and bytes: whichever comes first.
 const CHUNK_LINES: usize = 1_000;
 const CHUNK_BYTES: usize = 8 << 20;
 
-type Mint = storage::model::IdMint<rand::rngs::StdRng>;
-
 /// Imports what the pool does not hold yet, and checks that the file is still the one that was scanned.
-pub async fn import(
-    path: &Path,
-    job: &JobRow,
-    store: &Store,
-    prices: &PriceTable,
-    ids: &std::sync::Mutex<Mint>,
-) -> Result<(), Failure> {
+pub async fn import(path: &Path, job: &JobRow, kinds: &Kinds, parts: &Parts) -> Result<(), Failure> {
+    let store = &parts.store;
     let changed = || {
         Failure::new(Exit::Conflict, format!("{} changed while it was being read", path.display()))
             .hint("run the command again when nothing writes to the file any more")
@@ -41,7 +35,7 @@ pub async fn import(
                 continue;
             }
             bytes += request.body.len();
-            chunk.push(run(request, seq, store, prices, ids));
+            chunk.push(run(request, seq, kinds, parts));
         }
         if next.is_none() || chunk.len() >= CHUNK_LINES || bytes >= CHUNK_BYTES {
             if chunk.is_empty() {
@@ -66,15 +60,15 @@ pub async fn import(
     Ok(())
 }
 
-fn run(request: &Request<'_>, seq: i64, store: &Store, prices: &PriceTable, ids: &std::sync::Mutex<Mint>) -> NewRun {
-    let mut ids = ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn run(request: &Request<'_>, seq: i64, kinds: &Kinds, parts: &Parts) -> NewRun {
+    let mut ids = parts.ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     NewRun {
-        id: RunId::mint(&mut ids, store.now()),
+        id: RunId::mint(&mut ids, parts.store.now()),
         seq,
         custom_id: request.custom_id.clone().into_owned(),
-        pack: pack_of(request.url, &request.model),
+        pack: pack_of(request.url, &request.model, kinds.own_pack(request)),
         body: request.body.to_owned(),
-        reserve_nanos: reserve(request, prices).map(|bound| bound.nanos()),
+        reserve_nanos: reserve(request, &parts.prices).map(|bound| bound.nanos()),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use super::event::{Accepted, Dialect, Event, StoredFile};
+use super::event::{Accepted, Dialect, Event, Fate, StoredFile};
 use super::faults::Faults;
 use super::ids;
-use super::progress::{Cancel, Timeline};
+use super::progress::{Cancel, Content, Timeline};
 use super::render::Part;
 use super::summary::Summary;
 
@@ -72,6 +72,9 @@ pub(super) struct Account {
     derived: HashMap<String, (usize, Part)>,
     pub creates: u64,
     pub uploads: u64,
+    /// Requests that were called by themselves, and the digests of those that were billed.
+    pub calls: u64,
+    pub called: Vec<String>,
 }
 
 impl Account {
@@ -110,6 +113,13 @@ impl Account {
                 self.used.clear();
             }
             Event::FaultUsed { fault } => self.use_up(std::slice::from_ref(fault)),
+            Event::Called { sha, billed, fault, .. } => {
+                self.calls += 1;
+                self.use_up(fault.as_slice());
+                if *billed {
+                    self.called.push(sha.clone());
+                }
+            }
         }
     }
 
@@ -152,6 +162,14 @@ impl Account {
     /// Whether a "first k" switch still has something to do.
     pub fn has_left(&self, name: &str, first: Option<u64>) -> bool {
         self.used.get(name).copied().unwrap_or_default() < first.unwrap_or_default()
+    }
+
+    /// Bytes of the input of batches that will run and have not ended.
+    pub fn bytes_in_flight(&self, now: u64) -> u64 {
+        let runs =
+            |batch: &&Batch| batch.accepted.fate != Fate::TokenLimit && batch.timeline().end(Content::default()) > now;
+        let inputs = self.batches.iter().filter(runs).filter_map(|batch| batch.accepted.input_file.as_deref());
+        inputs.filter_map(|id| self.file_at.get(id)).map(|at| self.files[*at].bytes).sum()
     }
 
     /// An uploaded file that was not deleted.

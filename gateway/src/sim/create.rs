@@ -120,7 +120,7 @@ impl World {
         faults: Faults,
         used: &mut Vec<String>,
     ) -> Accepted {
-        let (fate, switch) = fate(account, &faults, draft.dialect);
+        let (fate, switch) = fate(account, &faults, &draft);
         used.extend(switch.map(str::to_owned));
         Accepted {
             id: draft.id,
@@ -168,7 +168,7 @@ fn strike(account: &Account, faults: &Faults) -> Strike {
     Strike::Answer(Answer::Delivered, None)
 }
 
-fn fate(account: &Account, faults: &Faults, dialect: Dialect) -> (Fate, Option<&'static str>) {
+fn fate(account: &Account, faults: &Faults, draft: &Draft) -> (Fate, Option<&'static str>) {
     if account.has_left("expire_batches", faults.expire_batches) {
         return (Fate::Expires, Some("expire_batches"));
     }
@@ -176,8 +176,14 @@ fn fate(account: &Account, faults: &Faults, dialect: Dialect) -> (Fate, Option<&
         return (Fate::FailsLate, Some("late_failures"));
     }
     // The other vendor has no such limit.
-    if dialect == Dialect::Openai && account.has_left("token_limit_failures", faults.token_limit_failures) {
-        return (Fate::TokenLimit, Some("token_limit_failures"));
+    if draft.dialect == Dialect::Openai {
+        if account.has_left("token_limit_failures", faults.token_limit_failures) {
+            return (Fate::TokenLimit, Some("token_limit_failures"));
+        }
+        let own = draft.input_file.as_deref().and_then(|id| account.file(id)).map_or(0, |file| file.bytes);
+        if faults.queue_bytes.is_some_and(|most| account.bytes_in_flight(ids::now_ms()) + own > most) {
+            return (Fate::TokenLimit, None);
+        }
     }
     (Fate::Normal, None)
 }

@@ -107,6 +107,13 @@ pub(super) enum Event {
     FaultUsed {
         fault: String,
     },
+    /// A request that was called by itself, and what came of it.
+    Called {
+        at_ms: u64,
+        sha: String,
+        billed: bool,
+        fault: Option<String>,
+    },
 }
 
 /// One journal line.

@@ -22,16 +22,19 @@ use super::error::{self, ApiError};
 use super::event::Dialect;
 use super::ids;
 use super::world::World;
-use super::{anthropic, control, openai};
+use super::{anthropic, calls, control, openai};
 
 /// Enough for tests that run hundreds of accounts at once; the work is on blocking threads.
 const WORKERS: usize = 2;
+/// Bytes of a request that is called by itself; what both vendors take.
+const LARGEST_CALL: usize = 32 << 20;
 
 pub(super) fn serve(world: Arc<World>, listener: TcpListener) -> io::Result<Server> {
     let world = web::Data::from(world);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(world.clone())
+            .app_data(web::PayloadConfig::new(LARGEST_CALL))
             .wrap(middleware::from_fn(name_the_request))
             .configure(routes)
             .default_service(web::to(unknown_url))
@@ -61,6 +64,12 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/v1/batches", web::get().to(openai::batches::list))
         .route("/v1/batches/{id}", web::get().to(openai::batches::get))
         .route("/v1/batches/{id}/cancel", web::post().to(openai::batches::cancel))
+        .route("/v1/messages", web::post().to(calls::call))
+        .route("/v1/responses", web::post().to(calls::call))
+        .route("/v1/chat/completions", web::post().to(calls::call))
+        .route("/v1/completions", web::post().to(calls::call))
+        .route("/v1/embeddings", web::post().to(calls::call))
+        .route("/v1/moderations", web::post().to(calls::call))
         .route("/v1/messages/batches", web::post().to(anthropic::create::create))
         .route("/v1/messages/batches", web::get().to(anthropic::batches::list))
         .route("/v1/messages/batches/{id}", web::get().to(anthropic::batches::get))

@@ -51,6 +51,16 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// The digest that `hex` wrote; `None` for any other text.
+pub(super) fn unhex(text: &str) -> Option<Sha> {
+    let mut sha = Sha::default();
+    let well = text.len() == 2 * sha.len() && text.is_ascii();
+    for (byte, digits) in sha.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    well.then_some(sha)
+}
+
 /// The id of a file that a batch produces; it can be told again after a restart.
 pub(super) fn derived(batch: &str, kind: &str) -> String {
     let digest = sha(format!("{batch}:{kind}").as_bytes());

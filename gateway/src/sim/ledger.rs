@@ -24,6 +24,8 @@ pub(super) struct Ledger {
     distinct_items: u64,
     billed_twice: Vec<Doubled>,
     uploads: u64,
+    calls: u64,
+    calls_billed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,13 +59,16 @@ struct ItemLine<'a> {
 impl World {
     /// The account's ledger; reads every input, so not for an async thread.
     pub fn ledger(&self, account_id: &str) -> Result<Ledger, SimError> {
-        let (creates, uploads, batches) = {
+        let (creates, uploads, calls, called, batches) = {
             let shared = self.account(account_id);
             let account = held(&shared);
-            (account.creates, account.uploads, account.batches().to_vec())
+            (account.creates, account.uploads, account.calls, account.called.clone(), account.batches().to_vec())
         };
         let now = ids::now_ms();
         let mut times: HashMap<Sha, u32> = HashMap::new();
+        for sha in called.iter().filter_map(|hex| ids::unhex(hex)) {
+            *times.entry(sha).or_default() += 1;
+        }
         let mut lines = Vec::new();
         for batch in &batches {
             let view = self.foresee(batch, now)?;
@@ -91,6 +96,8 @@ impl World {
             distinct_items: times.len() as u64,
             billed_twice,
             uploads,
+            calls,
+            calls_billed: called.len() as u64,
         })
     }
 

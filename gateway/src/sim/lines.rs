@@ -4,6 +4,7 @@
 //! with the digest of the params as they were sent: whitespace between tokens may be changed for the
 //! line's sake, the digest must not be.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -109,10 +110,15 @@ pub(super) fn items(
 ) -> io::Result<()> {
     let mut index = 0;
     for_each(input, |number, line| {
-        let item = match batch.dialect {
+        let mut item = match batch.dialect {
             Dialect::Openai => openai(line, &batch.endpoint),
             Dialect::Anthropic => Ok(anthropic(line, batch.version.as_deref().unwrap_or_default())?),
         };
+        if let (Some(name), Ok(item)) = (&batch.faults.refuse_parameter, &mut item)
+            && body_of(line).is_some_and(|body| has_parameter(body, name))
+        {
+            item.params.problem = Some(unsupported(name));
+        }
         each(index, number, item)?;
         index += 1;
         Ok(())
@@ -155,16 +161,46 @@ pub(super) fn openai(line: &[u8], endpoint: &str) -> Result<Item, Problem> {
 /// Reads back one stored Anthropic request.
 pub(super) fn anthropic(line: &[u8], version: &str) -> io::Result<Item> {
     let stored: Stored = serde_json::from_slice(line)?;
-    let mut sha = Sha::default();
-    for (byte, digits) in sha.iter_mut().zip(stored.sha.as_bytes().chunks_exact(2)) {
-        let digits = str::from_utf8(digits).map_err(io::Error::other)?;
-        *byte = u8::from_str_radix(digits, 16).map_err(io::Error::other)?;
-    }
+    let sha = ids::unhex(&stored.sha).ok_or_else(|| io::Error::other("a digest that is not hex"))?;
     let mut params = params(stored.params);
     if params.problem.is_none() {
         params.problem = anthropic_problem(&params, version);
     }
     Ok(Item { custom_id: stored.custom_id, sha, params })
+}
+
+/// Reads the body of a request that is called by itself.
+pub(super) fn called(body: &RawValue, dialect: Dialect, version: &str) -> Item {
+    let mut params = params(body);
+    if params.problem.is_none() && dialect == Dialect::Anthropic {
+        params.problem = anthropic_problem(&params, version);
+    }
+    if params.problem.is_none() && params.model.is_empty() {
+        params.problem = Some("you must provide a model parameter".to_owned());
+    }
+    Item { custom_id: "call".to_owned(), sha: ids::sha(body.get().as_bytes()), params }
+}
+
+/// What is said against a parameter that the model does not take.
+pub(super) fn unsupported(name: &str) -> String {
+    format!("Unsupported parameter: '{name}' is not supported with this model.")
+}
+
+pub(super) fn has_parameter(body: &RawValue, name: &str) -> bool {
+    let keys: Result<HashMap<&str, serde::de::IgnoredAny>, _> = serde_json::from_str(body.get());
+    keys.is_ok_and(|keys| keys.contains_key(name))
+}
+
+fn body_of(line: &[u8]) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        #[serde(borrow)]
+        body: Option<&'a RawValue>,
+        #[serde(borrow)]
+        params: Option<&'a RawValue>,
+    }
+    let line: Line = serde_json::from_slice(line).ok()?;
+    line.body.or(line.params)
 }
 
 fn anthropic_problem(params: &Params, version: &str) -> Option<String> {

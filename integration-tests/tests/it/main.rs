@@ -2,6 +2,7 @@
 
 mod first_run;
 mod kill_matrix;
+mod live_calls;
 mod random_kills;
 mod architecture;
 mod actor_kill;

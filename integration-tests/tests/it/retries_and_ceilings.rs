@@ -153,6 +153,23 @@ fn a_full_queue_at_the_provider_costs_no_attempt() {
 }
 
 #[test]
+fn what_the_queue_takes_is_learned_and_what_is_in_flight_stays_below_it() {
+    for database in [Database::Sqlite, Database::Postgres] {
+        let case = Case::new(database, Protocol::OpenAi, 90);
+        let bytes = std::fs::metadata(case.input()).expect("the input").len();
+        // Room for about four tenths of the file at once, in batches of a sixth.
+        case.account.faults(&json!({"queue_bytes": bytes * 2 / 5, "latency_ms": 300}));
+        let ended = case.run_with(&["--max-attempts", "1", "--max-batch-requests", "15"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let verdict = Verdict::on(&case);
+        assert!(verdict.is_clean(), "no attempt was burnt and nothing was bought twice: {verdict:?}");
+        let batches = case.account.ledger().batches;
+        let refused = batches.iter().filter(|batch| batch.status == "failed").count();
+        assert!((1..batches.len() / 2).contains(&refused), "{refused} of {} batches were refused", batches.len());
+    }
+}
+
+#[test]
 fn a_late_refusal_of_a_batch_fails_the_lines_it_names_and_sends_the_rest_again() {
     let case = Case::new(Database::Sqlite, Protocol::OpenAi, 30);
     case.account.faults(&json!({"late_failures": 1}));

@@ -1,6 +1,7 @@
 //! A batch: one submission to a provider. It is paid for, so it outlives its job and every process.
 
 use super::machine::state_machine;
+use super::money::Money;
 
 state_machine! {
     /// Where a batch stands.
@@ -59,3 +60,45 @@ state_machine! {
 
 #[cfg(test)]
 const INITIAL: &[BatchState] = &[BatchState::Planned];
+
+/// How the requests of a batch reach the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Together, as one batch of the provider's.
+    Batch,
+    /// One by one, at once and at the live price, because a batch would not be worth it or come too late.
+    Live,
+    /// One or two of a kind, live, before a large batch of that kind is sent.
+    Canary,
+}
+
+/// What a live call costs at most, as a multiple of its batch price. Vendors take half for a batch; a stated
+/// batch price is rounded up where it is rounded.
+const LIVE_PRICE: i64 = 2;
+
+impl Mode {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Mode::Batch => "batch",
+            Mode::Live => "live",
+            Mode::Canary => "canary",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Mode> {
+        [Mode::Batch, Mode::Live, Mode::Canary].into_iter().find(|mode| mode.word() == word)
+    }
+
+    /// Whether each request is a call of its own.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Mode::Live | Mode::Canary)
+    }
+
+    /// What something costs in this mode whose batch price is `batch_price`.
+    pub fn price(self, batch_price: Money) -> Money {
+        match self {
+            Mode::Batch => batch_price,
+            Mode::Live | Mode::Canary => Money::from_nanos(batch_price.nanos().saturating_mul(LIVE_PRICE)),
+        }
+    }
+}

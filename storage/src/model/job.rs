@@ -2,6 +2,7 @@
 
 use super::machine::state_machine;
 use super::money::Money;
+use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -152,6 +153,27 @@ pub struct Ceilings {
     pub max_wallclock_ms: Option<u64>,
     pub max_usd_nanos: Option<i64>,
     pub max_batch_requests: u32,
+    #[serde(default)]
+    pub live: LiveRules,
+}
+
+/// When requests are called live, one by one, at the live price, in place of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveRules {
+    /// Fewer queued requests of a kind than this are not worth a batch; 0 means never.
+    pub below: u32,
+    /// From so many milliseconds after the job's start on, a batch would come too late.
+    pub after_ms: Option<u64>,
+    /// Whether a kind of request is tried live before a large batch of it is sent.
+    pub canary: bool,
+}
+
+impl LiveRules {
+    /// When batches begin to come too late for a job that started at `started_at`.
+    pub fn too_late_from(&self, started_at: Timestamp) -> Option<Timestamp> {
+        self.after_ms.map(|after| started_at + Duration::from_millis(after))
+    }
 }
 
 impl Ceilings {

@@ -2,7 +2,7 @@
 
 use super::{Store, in_tx, on_pool};
 use crate::error::StoreError;
-use crate::model::{BatchId, BatchState, Epoch, JobId, Money, Source, Timestamp};
+use crate::model::{BatchId, BatchState, Epoch, JobId, Mode, Money, Source, Timestamp};
 
 /// A batch as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub struct BatchRow {
     pub provider: String,
     pub account: String,
     pub pack: String,
+    pub mode: Mode,
     pub state: BatchState,
     pub epoch: Epoch,
     pub holder: Option<String>,
@@ -70,6 +71,7 @@ struct RawBatch {
     provider: String,
     account: String,
     pack: String,
+    mode: String,
     state: String,
     epoch: i64,
     holder: Option<String>,
@@ -114,6 +116,7 @@ impl TryFrom<RawBatch> for BatchRow {
         let at = |millis: Option<i64>| millis.map(Timestamp::from_millis);
         Ok(BatchRow {
             source: Source::from_word(&raw.source).ok_or_else(|| corrupt("source", &raw.source))?,
+            mode: Mode::from_word(&raw.mode).ok_or_else(|| corrupt("mode", &raw.mode))?,
             state: BatchState::from_word(&raw.state).ok_or_else(|| corrupt("state", &raw.state))?,
             env: raw.env,
             pool: raw.pool,
@@ -164,8 +167,8 @@ pub struct BatchFilter {
 
 macro_rules! batch_columns {
     () => {
-        "SELECT id, env, pool, job_id, source, round, provider, account, pack, state, epoch, holder, wire_key,
-            create_no, requests, body_bytes, upload_started_at, input_file_id, lane_cursor, intent_at,
+        "SELECT id, env, pool, job_id, source, round, provider, account, pack, mode, state, epoch, holder,
+            wire_key, create_no, requests, body_bytes, upload_started_at, input_file_id, lane_cursor, intent_at,
             provider_batch_id, provisional, submitted_at, provider_status, output_ref, error_ref, ended_at,
             first_absent_at, next_at, strikes, reserved_nanos, spent_nanos, succeeded, errored, uncounted, reason,
             created_at, finished_at

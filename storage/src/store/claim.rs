@@ -1,17 +1,20 @@
 //! Opens a batch: claims its runs, writes its manifest, requests and key, and reserves its money, all in one
 //! transaction. A batch that is not opened here does not exist; what is claimed here is claimed by nobody else.
 
+use super::canaries::TRY_CANARY;
 use super::{Store, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{BatchId, Ceilings, Epoch, JobId, Money, Source, Timestamp};
+use crate::model::{BatchId, Ceilings, Epoch, JobId, Mode, Money, Source, Timestamp};
 
 /// How large one provider batch may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub max_requests: i64,
     /// Bytes of the whole input as the provider sees it.
     pub max_bytes: i64,
+    /// Bytes of the request bodies alone; what a provider's queue has room for.
+    pub max_bodies: i64,
     /// Bytes that the envelope adds to each request's body.
     pub envelope_bytes: i64,
 }
@@ -25,6 +28,7 @@ pub struct Claim<'a> {
     /// ULID that goes wherever the provider echoes it.
     pub wire_key: &'a str,
     pub limits: Limits,
+    pub mode: Mode,
     pub price_version: &'a str,
     pub now: Timestamp,
 }
@@ -95,14 +99,19 @@ const NEXT_PACK: &str = "-- next_pack
 SELECT due_round, pack FROM runs WHERE pool = $1 AND state = 'queued' AND due_round <= $2
 ORDER BY due_round, pack, seq LIMIT 1";
 
+/// Counted to a limit only: how long a long queue is does not matter.
+const PACK_DEPTH: &str = "-- pack_depth
+SELECT COUNT(*) FROM (SELECT 1 FROM runs
+    WHERE pool = $1 AND state = 'queued' AND due_round <= $2 AND pack = $3 LIMIT $4) AS waiting";
+
 const QUEUE: &str = "-- queue
 SELECT seq, bytes, reserve_nanos FROM runs
 WHERE pool = $1 AND state = 'queued' AND due_round = $2 AND pack = $3 ORDER BY seq LIMIT $4";
 
 const INSERT_BATCH: &str = "-- insert_batch
 INSERT INTO batches (id, env, pool, job_id, source, round, provider, account, pack, state, epoch, holder, wire_key,
-    manifest, requests, body_bytes, reserved_nanos, price_version, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'planned', 1, $10, $11, $12, $13, $14, $15, $16, $17)";
+    manifest, requests, body_bytes, reserved_nanos, price_version, created_at, mode)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'planned', 1, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
 
 const CLAIM: &str = "-- claim
 UPDATE runs SET state = 'running', epoch = epoch + 1, attempts = attempts + 1, carrier = $5
@@ -122,6 +131,17 @@ impl Store {
             sqlx::query_as(NEXT_PACK).bind(pool_name).bind(round).fetch_optional(pool).await?
         });
         Ok(next.map(|(_, pack)| pack))
+    }
+
+    /// How many runs of a pack may be claimed in this round, counted up to `most`.
+    pub async fn pack_depth(&self, pool_name: &str, round: i64, pack: &str, most: i64) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(PACK_DEPTH)
+            .bind(pool_name)
+            .bind(round)
+            .bind(pack)
+            .bind(most)
+            .fetch_one(pool)
+            .await?))
     }
 
     /// Opens the next batch of a job, as large as its limits allow, held by this node.
@@ -160,14 +180,15 @@ impl Store {
             let sql = format!("{MONEY}{FOR_UPDATE}");
             let (reserved, spent): (i64, i64) =
                 sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(&job.pool).fetch_one(&mut *tx).await?;
+            let reserve = cut.reserve.map(|reserve| claim.mode.price(reserve));
             if let Some(cap) = ceilings.max_usd() {
                 let left = cap - Money::from_nanos(reserved) - Money::from_nanos(spent);
-                let needs = cut.reserve.unwrap_or(Money::MAX);
+                let needs = reserve.unwrap_or(Money::MAX);
                 if needs > left {
                     return Ok(Opened::OverCap { needs, left });
                 }
             }
-            let reserve = cut.reserve.unwrap_or(Money::ZERO).nanos();
+            let reserve = reserve.unwrap_or(Money::ZERO).nanos();
             sqlx::query(INSERT_BATCH)
                 .bind(claim.batch.as_str())
                 .bind(&job.env)
@@ -186,8 +207,18 @@ impl Store {
                 .bind(reserve)
                 .bind(claim.price_version)
                 .bind(claim.now.millis())
+                .bind(claim.mode.word())
                 .execute(&mut *tx)
                 .await?;
+            if claim.mode == Mode::Canary {
+                sqlx::query(TRY_CANARY)
+                    .bind(&account)
+                    .bind(&pack)
+                    .bind(claim.batch.as_str())
+                    .bind(claim.now.millis())
+                    .execute(&mut *tx)
+                    .await?;
+            }
             let claimed = sqlx::query(CLAIM)
                 .bind(&job.pool)
                 .bind(due_round)
@@ -242,7 +273,7 @@ fn cut(queue: &[Queued], limits: &Limits) -> Option<Cut> {
         let before = cut.unwrap_or(Cut { requests: 0, bytes: 0, reserve: Some(Money::ZERO), last_seq: 0 });
         let bytes = before.bytes + run.bytes;
         let requests = before.requests + 1;
-        let too_large = bytes + requests * limits.envelope_bytes > limits.max_bytes;
+        let too_large = bytes + requests * limits.envelope_bytes > limits.max_bytes || bytes > limits.max_bodies;
         if before.requests > 0 && (too_large || requests > limits.max_requests) {
             break;
         }
@@ -275,18 +306,20 @@ mod tests {
 
     #[test]
     fn a_batch_is_the_longest_prefix_that_fits_by_count_and_by_bytes() {
-        let limits = Limits { max_requests: 3, max_bytes: 100, envelope_bytes: 10 };
+        let limits = Limits { max_requests: 3, max_bytes: 100, max_bodies: i64::MAX, envelope_bytes: 10 };
         let requests = |sizes: &[i64]| cut(&queue(sizes), &limits).map(|cut| (cut.requests, cut.last_seq));
         assert_eq!(requests(&[]), None);
         assert_eq!(requests(&[1, 1, 1, 1]), Some((3, 2)));
         assert_eq!(requests(&[40, 40, 1]), Some((2, 1)));
         assert_eq!(requests(&[40, 41, 1]), Some((1, 0)));
         assert_eq!(requests(&[500]), Some((1, 0)));
+        let queue_room = Limits { max_requests: 9, max_bytes: 1_000, max_bodies: 80, envelope_bytes: 10 };
+        assert_eq!(cut(&queue(&[40, 40, 1]), &queue_room).map(|cut| cut.requests), Some(2));
     }
 
     #[test]
     fn one_unpriced_run_makes_the_batch_unpriced() {
-        let limits = Limits { max_requests: 9, max_bytes: 100, envelope_bytes: 0 };
+        let limits = Limits { max_requests: 9, max_bytes: 100, max_bodies: i64::MAX, envelope_bytes: 0 };
         let mut runs = queue(&[1, 1]);
         assert_eq!(cut(&runs, &limits).and_then(|cut| cut.reserve), Some(Money::from_nanos(20)));
         runs[1].reserve_nanos = None;
@@ -295,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_learned_limit_only_ever_tightens() {
-        let limits = Limits { max_requests: 50, max_bytes: 1, envelope_bytes: 1 };
+        let limits = Limits { max_requests: 50, max_bytes: 1, max_bodies: i64::MAX, envelope_bytes: 1 };
         assert_eq!(limits.within(10, None).max_requests, 10);
         assert_eq!(limits.within(10, Some(4)).max_requests, 4);
         assert_eq!(limits.within(100, Some(400)).max_requests, 50);

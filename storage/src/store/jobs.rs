@@ -47,6 +47,13 @@ pub struct JobRow {
     pub finished_at: Option<Timestamp>,
 }
 
+impl JobRow {
+    /// From when on a batch would bring the job's results too late.
+    pub fn too_late_from(&self) -> Option<Timestamp> {
+        self.ceilings.live.too_late_from(self.started_at.unwrap_or(self.created_at))
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct RawJob {
     id: String,

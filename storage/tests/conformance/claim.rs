@@ -2,7 +2,7 @@
 
 use crate::fixture::{Driven, Fixture, RESERVE, assert_moved, at, up_to};
 use std::collections::BTreeSet;
-use storage::model::{BatchState, Ceilings, Epoch, JobEvent, JobState, Money, RequestState, Source};
+use storage::model::{BatchState, Ceilings, Epoch, JobEvent, JobState, Mode, Money, RequestState, Source};
 use storage::store::{Claim, Fence, Limits, Opened};
 use storage::{Class, StoreError};
 
@@ -81,7 +81,7 @@ on_both! {
         let job = store.driven("letters", 10).await;
         // Each body of the fixture has 7 bytes.
         for (max_bytes, envelope_bytes, expected) in [(21, 0, 3), (20, 0, 2), (34, 10, 2), (33, 10, 1), (1, 0, 1)] {
-            let limits = Limits { max_requests: 100, max_bytes, envelope_bytes };
+            let limits = Limits { max_requests: 100, max_bytes, max_bodies: i64::MAX, envelope_bytes };
             let (_, opened) = store.ask(&job, limits, at(2)).await.unwrap();
             let Opened::Batch { requests, .. } = opened else { panic!("{opened:?}") };
             assert_eq!(requests, expected, "{max_bytes} bytes with envelopes of {envelope_bytes}");
@@ -206,7 +206,8 @@ on_both! {
                 batch,
                 wire_key,
                 limits: up_to(1),
-                price_version: "prices 1",
+                mode: Mode::Batch,
+            price_version: "prices 1",
                 now: at(3),
             };
             assert_eq!(store.open_batch(&claim).await.unwrap_err().class(), Class::Conflict);

@@ -9,8 +9,8 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::model::{
-    BatchId, BatchState, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, Money, NewRun, NodeId, RequestState,
-    RunId, Scope, Source, StopReason, Timestamp,
+    BatchId, BatchState, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, LiveRules, Mode, Money, NewRun, NodeId,
+    RequestState, RunId, Scope, Source, StopReason, Timestamp,
 };
 use storage::store::{BatchRow, Claim, Fence, JobMove, Limits, NewJob, OpenOptions, Opened, Verdict};
 use storage::{Class, Store, StoreError};
@@ -191,6 +191,16 @@ impl Fixture {
 
     /// Asks for a batch under a fresh id and key.
     pub async fn ask(&self, job: &Driven, limits: Limits, now: Timestamp) -> Result<(BatchId, Opened), StoreError> {
+        self.ask_as(job, Mode::Batch, limits, now).await
+    }
+
+    pub async fn ask_as(
+        &self,
+        job: &Driven,
+        mode: Mode,
+        limits: Limits,
+        now: Timestamp,
+    ) -> Result<(BatchId, Opened), StoreError> {
         let (batch, wire_key) = (self.batch_id(), self.ulid());
         let claim = Claim {
             job: &job.id,
@@ -198,6 +208,7 @@ impl Fixture {
             batch: &batch,
             wire_key: &wire_key,
             limits,
+            mode,
             price_version: "prices 1",
             now,
         };
@@ -286,12 +297,18 @@ pub fn scope() -> Scope {
 }
 
 pub fn ceilings() -> Ceilings {
-    Ceilings { max_rounds: 9, max_wallclock_ms: None, max_usd_nanos: None, max_batch_requests: 50_000 }
+    Ceilings {
+        max_rounds: 9,
+        max_wallclock_ms: None,
+        max_usd_nanos: None,
+        max_batch_requests: 50_000,
+        live: LiveRules::default(),
+    }
 }
 
 /// Limits of which only the number of requests ever bites.
 pub fn up_to(requests: i64) -> Limits {
-    Limits { max_requests: requests, max_bytes: 1 << 40, envelope_bytes: 0 }
+    Limits { max_requests: requests, max_bytes: 1 << 40, max_bodies: i64::MAX, envelope_bytes: 0 }
 }
 
 pub fn provider_id(fence: &Fence) -> String {

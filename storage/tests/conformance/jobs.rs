@@ -1,7 +1,7 @@
 //! Jobs: their edges, their one live drive per source, their ceilings and their lists.
 
 use crate::fixture::{Driven, Fixture, assert_moved, at, ceilings};
-use storage::model::{Ceilings, Epoch, JobEvent, JobId, JobState, Source, StopReason, Timestamp, job};
+use storage::model::{Ceilings, Epoch, JobEvent, JobId, JobState, LiveRules, Source, StopReason, Timestamp, job};
 use storage::store::JobMove;
 use storage::{Class, StoreError};
 
@@ -151,6 +151,7 @@ on_both! {
                 max_wallclock_ms: Some(u64::MAX),
                 max_usd_nanos: Some(5),
                 max_batch_requests: u32::MAX,
+                live: LiveRules { below: u32::MAX, after_ms: Some(u64::MAX), canary: true },
             };
             store.set_ceilings(&driven.id, driven.epoch, &wider).await.unwrap();
             let row = store.job(&driven.id).await.unwrap().unwrap();

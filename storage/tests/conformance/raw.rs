@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
-pub const TABLES: [&str; 25] = [
+pub const TABLES: [&str; 27] = [
     "api_keys",
     "attempts",
     "batch_events",
     "batches",
     "buffer",
+    "canaries",
     "caps",
     "idempotency",
     "job_events",
@@ -28,6 +29,7 @@ pub const TABLES: [&str; 25] = [
     "output_ends",
     "pools",
     "pull_workers",
+    "queue_limits",
     "queues",
     "ready",
     "run_bodies",

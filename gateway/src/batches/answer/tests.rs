@@ -4,7 +4,8 @@ use rand::rngs::StdRng;
 use std::path::PathBuf;
 use std::time::Duration;
 use storage::model::{
-    BatchId, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, NewRun, NodeId, RunId, Scope, Source, Timestamp,
+    BatchId, Ceilings, Epoch, IdMint, JobEvent, JobId, JobState, LiveRules, Mode, NewRun, NodeId, RunId, Scope, Source,
+    Timestamp,
 };
 use storage::store::{Claim, JobMove, Limits, NewJob, OpenOptions, Opened};
 
@@ -46,6 +47,7 @@ impl Desk {
                 max_wallclock_ms: None,
                 max_usd_nanos: None,
                 max_batch_requests: 50_000,
+                live: LiveRules::default(),
             },
             expected: runs,
         };
@@ -75,7 +77,8 @@ impl Desk {
             job_epoch: self.job_epoch,
             batch: &batch,
             wire_key: &wire_key,
-            limits: Limits { max_requests: requests, max_bytes: 1 << 30, envelope_bytes: 10 },
+            limits: Limits { max_requests: requests, max_bytes: 1 << 30, max_bodies: i64::MAX, envelope_bytes: 10 },
+            mode: Mode::Batch,
             price_version: "v",
             now,
         };

@@ -1,6 +1,6 @@
 use super::super::Verdict;
 use super::*;
-use storage::model::{BatchId, Epoch, JobId, Money, Source};
+use storage::model::{BatchId, Epoch, JobId, Mode, Money, Source};
 
 const HOUR: i64 = 3_600_000;
 
@@ -20,6 +20,7 @@ fn batch(state: BatchState, holder: Option<&str>, submitted_hours_ago: i64) -> B
         provider: "openai".into(),
         account: "a".into(),
         pack: "/v1/responses m".into(),
+        mode: Mode::Batch,
         state,
         epoch: Epoch::from_number(1),
         holder: holder.map(str::to_owned),
