@@ -12,6 +12,7 @@ use crate::cli::{Common, ProcessArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::input::{Limits, Scan, scan};
+use crate::ops::Ops;
 use crate::{providers, session};
 use actors::price::PriceTable;
 use engine::{Ended, Engine};
@@ -60,10 +61,12 @@ async fn process(
     if let Some(note) = &choice.note {
         say!("{note}");
     }
+    // Before anything is stored or sent: an address that is taken is a wrong command.
+    let ops = Ops::start(args.ops_listen)?;
     let store = session::open_store(common, config).await?;
     let chosen = providers::connect(&choice, common, config)?;
     let wish = wish(args, &scanned, &chosen);
-    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, args, config);
+    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, args, config, ops);
     let done = work(args, &scanned, &wish, &mut engine, &out, common).await;
     engine.close().await;
     done

@@ -41,7 +41,6 @@ impl Counting {
 #[cfg(test)]
 mod tests {
     use super::super::{Limits, requests, scan};
-    use super::*;
     use std::fmt::Write as _;
 
     fn shape(body: &str) -> u32 {

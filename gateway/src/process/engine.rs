@@ -15,7 +15,6 @@ use actors::price::PriceTable;
 use actors::supervisor::RegisterJob;
 use actors::{Parts, Running};
 use rand::SeedableRng;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,7 +42,8 @@ pub struct Engine {
     chosen: Chosen,
     supervision: Supervision,
     sweep_every: Duration,
-    ops_listen: Option<SocketAddr>,
+    /// Answers until everything is over.
+    _ops: Ops,
     lease: Duration,
 }
 
@@ -55,6 +55,7 @@ impl Engine {
         mut chosen: Chosen,
         args: &ProcessArgs,
         config: &Config,
+        ops: Ops,
     ) -> Engine {
         chosen.following.poll_every = args.poll.unwrap_or(chosen.following.poll_every);
         chosen.following.settle_after = args.settle.unwrap_or(chosen.following.settle_after);
@@ -75,7 +76,7 @@ impl Engine {
             runtime: runtime.handle().clone(),
         };
         let sweep_every = Duration::from_secs_f64(config.supervisor.sweep_seconds);
-        Engine { parts, runtime, chosen, supervision, sweep_every, ops_listen: args.ops_listen, lease: lease(config) }
+        Engine { parts, runtime, chosen, supervision, sweep_every, _ops: ops, lease: lease(config) }
     }
 
     pub fn store(&self) -> &Store {
@@ -120,7 +121,6 @@ impl Engine {
 
     /// Runs the actors until the job is over, or something else ends this process's part in it.
     pub async fn drive(&mut self, job: &JobRow, progress: Progress) -> Result<Ended, Failure> {
-        let ops = Ops::start(self.ops_listen)?;
         self.parts.settings = Arc::new(Settings {
             supervision: self.supervision,
             following: self.chosen.following,
@@ -143,7 +143,6 @@ impl Engine {
             chaos.report(&running).await;
         }
         running.stop().await;
-        drop(ops);
         ended
     }
 
