@@ -117,9 +117,10 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
     if !parts.gates.drainer_off.load(Ordering::Acquire) && parts.gates.buffered.swap(false, Ordering::AcqRel) {
         let_through(parts, memory).await?;
     }
-    // The settler rings when it has caught up.
-    while parts.may_claim() && !parts.settler.is_behind() {
-        let mut free = parts.queue.wants(parts.settings.slots).min(memory.pace.rows());
+    while parts.may_claim() {
+        // The settler rings when it has caught up.
+        let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(parts.settings.slots) };
+        let mut free = wanted.min(memory.pace.rows());
         let mut waiting = waiting(parts);
         if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
             // There is enough here, but of others: an env that has nothing here does not wait for that.

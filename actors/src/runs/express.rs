@@ -22,25 +22,26 @@ pub struct Express {
 impl Express {
     /// Marks those of some runs that go the short way, because nothing has to be counted for them and nothing
     /// else waits that would come first: as many as workers are free for while nothing waits at all, and beside
-    /// the flood of others, where runs are short, a few of envs of which nothing waits.
+    /// the flood of others, where runs are short, a few of envs of which nothing waits. That verdicts wait for
+    /// the store is the flood's doing too, and holds up no latecomer.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
-        if self.gates.no_claims.load(Ordering::Acquire) || self.settler.is_behind() {
+        if self.gates.no_claims.load(Ordering::Acquire) {
             return;
         }
-        let idle = self.lanes.is_empty();
-        let mut free = match idle {
-            true => self.queue.wants(self.settings.slots),
-            false if self.queue.works_ahead(self.settings.slots) => LATECOMERS_MAX,
-            false => 0,
-        };
+        let idle = self.lanes.is_empty() && !self.settler.is_behind();
+        let mut free = if idle { self.queue.wants(self.settings.slots) } else { 0 };
+        let mut late = if self.queue.works_ahead(self.settings.slots) { LATECOMERS_MAX } else { 0 };
         for record in records {
-            if free == 0 {
+            if free == 0 && late == 0 {
                 return;
             }
-            let first = idle || !(self.lanes.knows(&record.env) || self.queue.holds(&record.env));
+            let (first, left) = match free {
+                0 => (!(self.lanes.knows(&record.env) || self.queue.holds(&record.env)), &mut late),
+                _ => (true, &mut free),
+            };
             if first && self.may_pass(record) {
                 record.leased = true;
-                free -= 1;
+                *left -= 1;
             }
         }
     }

@@ -19,7 +19,11 @@ pub(super) struct Wish {
 
 /// See the module's first lines.
 #[derive(Default)]
-pub(super) struct Line(VecDeque<Wish>);
+pub(super) struct Line {
+    wishes: VecDeque<Wish>,
+    /// Whether the latest commit was one of single runs alone.
+    short_went: bool,
+}
 
 /// Runs for one commit, and the requests that they belong to with the number of each one's runs.
 #[derive(Default)]
@@ -44,31 +48,45 @@ impl Line {
     /// Nothing is taken in for somebody who has gone away meanwhile, or was told that the store is away.
     pub(super) fn push(&mut self, wish: Wish) {
         if !wish.answer.is_closed() {
-            self.0.push_back(wish);
+            self.wishes.push_back(wish);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.wishes.is_empty()
     }
 
     /// Requests in it.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.wishes.len()
     }
 
     /// Requests that one run would end. All of them go into the next commit: what each adds to it is less than a
     /// commit of its own would be.
     pub(super) fn last_runs(&self) -> usize {
-        self.0.iter().filter(|wish| wish.left.len() == 1).count()
+        self.wishes.iter().filter(|wish| wish.left.len() == 1).count()
     }
 
     /// The next commit: at most so many runs, whose payloads have at most so many bytes, but one run at least.
+    /// Single runs that stand beside large requests have every other commit for themselves: it is a short one.
     pub(super) fn group(&mut self, rows: usize, bytes: usize) -> Group {
+        let singles = self.last_runs();
+        self.short_went = !self.short_went && singles > 0 && singles < self.len();
+        if !self.short_went {
+            return self.shares(rows, bytes);
+        }
+        let (short, long) = std::mem::take(&mut self.wishes).into_iter().partition(|wish| wish.left.len() == 1);
+        self.wishes = short;
+        let group = self.shares(rows, bytes);
+        self.wishes.extend(long);
+        group
+    }
+
+    fn shares(&mut self, rows: usize, bytes: usize) -> Group {
         let mut group = Group::default();
         let mut room = bytes;
-        for most in allot(self.0.iter().map(|wish| wish.left.len()), rows) {
-            let Some(mut wish) = self.0.pop_front() else { break };
+        for most in allot(self.wishes.iter().map(|wish| wish.left.len()), rows) {
+            let Some(mut wish) = self.wishes.pop_front() else { break };
             let before = group.records.len();
             while group.records.len() - before < most
                 && let Some(size) = wish.left.front().map(size_of)
@@ -79,7 +97,7 @@ impl Line {
             }
             let taken = group.records.len() - before;
             if taken == 0 && !wish.left.is_empty() {
-                self.0.push_front(wish);
+                self.wishes.push_front(wish);
                 break;
             }
             group.parts.push((wish, taken));
@@ -203,6 +221,22 @@ mod tests {
         accept(&mut line, group);
         assert_eq!(single.try_recv().expect("it is answered").len(), 1);
         assert!(flood.iter_mut().all(|answer| answer.try_recv().is_err()));
+    }
+
+    #[test]
+    fn single_runs_beside_large_requests_have_every_other_commit_for_themselves() {
+        let mut line = Line::default();
+        let _flood = wish(&mut line, 'a', 50, 1);
+        let mut sizes = Vec::new();
+        for single in ['s', 't', 'u'] {
+            let _answer = wish(&mut line, single, 1, 1);
+            let group = line.group(16, 1_000);
+            sizes.push(group.records.len());
+            accept(&mut line, group);
+        }
+        assert_eq!(sizes, [1, 16, 1], "a flood of single runs does not keep large requests out");
+        let group = line.group(16, 1_000);
+        assert!(names(&group).iter().all(|name| name.starts_with('a')));
     }
 
     #[test]
