@@ -4,7 +4,7 @@
 use super::caps::{Cap, begin_under, count_postgres, count_sqlite};
 use super::hot::Hot;
 use super::taking::{Claimed, Taking, claim_under};
-use super::{CHUNK, KEPT, Pools, Store, on_pool};
+use super::{CHUNK, Pools, Store, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
@@ -132,13 +132,19 @@ WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires
 ORDER BY rank, run_id LIMIT ?3
 RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
-/// The same statement in pieces, for several shares in one go.
-const CLAIM_SQLITE_HEAD: &str = "; INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts,
+/// What was leased by it is the first of its lane still.
+const REMOVE_SQLITE: &str = "-- remove_ready
+DELETE FROM ready WHERE (env, run_id) IN (SELECT env, run_id FROM ready
+    WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires_at > ?4)
+    ORDER BY rank, run_id LIMIT ?3)";
+
+/// The same statements in pieces, for several shares in one go.
+const LEASE_SQLITE: &str = "; INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts,
     max_attempts, max_duration_ms, since, holder, leased_at)
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since, ";
-const CLAIM_SQLITE_FROM: &str = " FROM ready WHERE due_at = 0 AND basin = ";
-const CLAIM_SQLITE_TAIL: &str =
+const LEASED_SQLITE: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
+const UNREADY_SQLITE: &str = "; DELETE FROM ready WHERE (env, run_id) IN (SELECT env, run_id FROM ready ";
 
 const PAYLOADS: &str =
     ") SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
@@ -261,8 +267,8 @@ impl Store {
     }
 }
 
-/// The common case in two trips to the connection's thread: one takes, one removes and commits. Left in the
-/// middle, the connection is rolled back before its next use.
+/// The common case in one trip to the connection's thread, and for one lane in one text that stays prepared. Left in
+/// the middle, the connection is rolled back before its next use.
 async fn claim_at_once_sqlite(
     connection: &mut SqliteConnection,
     shares: &[Share],
@@ -271,28 +277,23 @@ async fn claim_at_once_sqlite(
 ) -> Result<Vec<Leased>, StoreError> {
     let mut take = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE");
     for share in shares {
-        take.push(CLAIM_SQLITE_HEAD).push_bind(holder).push(", ").push_bind(now.millis()).push(CLAIM_SQLITE_FROM);
-        take.push_bind(share.basin.as_str()).push(" AND lane = ").push_bind(share.lane.as_str());
-        take.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
-        take.push(") ORDER BY rank, run_id LIMIT ").push_bind(share.runs).push(CLAIM_SQLITE_TAIL);
+        take.push(LEASE_SQLITE).push_bind(holder).push(", ").push_bind(now.millis()).push(" FROM ready ");
+        first_of_lane_sqlite(&mut take, share, now);
+        take.push(LEASED_SQLITE).push(UNREADY_SQLITE);
+        first_of_lane_sqlite(&mut take, share, now);
+        take.push(")");
     }
+    take.push("; COMMIT");
     let raw: Vec<RawLeased> = take.build_query_as().persistent(shares.len() == 1).fetch_all(&mut *connection).await?;
-    let mut remove = QueryBuilder::<Sqlite>::new("");
-    if !raw.is_empty() {
-        remove_ready_sqlite(&mut remove, &raw);
-        remove.push("; ");
-    }
-    remove.push("COMMIT").build().persistent(raw.len() <= KEPT).execute(&mut *connection).await?;
     Ok(by_rank(raw))
 }
 
-/// By a SELECT over the pairs: by the pairs themselves the table would be walked from end to end.
-fn remove_ready_sqlite(remove: &mut QueryBuilder<Sqlite>, taken: &[RawLeased]) {
-    remove.push("DELETE FROM ready WHERE (env, run_id) IN (SELECT column1, column2 FROM (");
-    remove.push_values(taken, |mut pair, row| {
-        pair.push_bind(row.env.as_str()).push_bind(row.run_id.as_str());
-    });
-    remove.push("))");
+/// What is taken of a lane: the same rows before and after they are leased.
+fn first_of_lane_sqlite(take: &mut QueryBuilder<Sqlite>, share: &Share, now: Timestamp) {
+    take.push("WHERE due_at = 0 AND basin = ").push_bind(share.basin.as_str().to_owned());
+    take.push(" AND lane = ").push_bind(share.lane.as_str().to_owned());
+    take.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
+    take.push(") ORDER BY rank, run_id LIMIT ").push_bind(share.runs);
 }
 
 async fn claim_sqlite(
@@ -311,11 +312,13 @@ async fn claim_sqlite(
             .bind(holder)
             .fetch_all(&mut *tx)
             .await?;
-        for chunk in raw.chunks(CHUNK) {
-            let mut delete = QueryBuilder::<Sqlite>::new("");
-            remove_ready_sqlite(&mut delete, chunk);
-            delete.build().persistent(false).execute(&mut *tx).await?;
-        }
+        sqlx::query(REMOVE_SQLITE)
+            .bind(share.basin.as_str())
+            .bind(share.lane.as_str())
+            .bind(share.runs)
+            .bind(now.millis())
+            .execute(&mut *tx)
+            .await?;
         leased.extend(raw);
     }
     Ok(by_rank(leased))

@@ -243,43 +243,48 @@ async fn succeed_postgres(
         .bind(now.millis())
         .fetch_all(connection)
         .await?;
-    let succeeded = done.into_iter().map(|(run, epoch, env, basin, lane)| {
-        let one = finished(&run, &env, &basin, &lane, RunState::Succeeded);
-        ((run, epoch), one)
-    });
-    Ok(succeeded.collect())
+    Ok(succeeded(done))
 }
 
-/// In two trips to the connection's thread: one ends the leases, one writes the records and commits. Left in the
-/// middle, the connection is rolled back before its next use.
+/// In one trip to the connection's thread: writes the records of those that are leased as their verdicts say, ends
+/// their leases, and commits. Left in the middle, the connection is rolled back before its next use.
 async fn succeed_sqlite(
     connection: &mut SqliteConnection,
     verdicts: &[Cow<'_, RunVerdict>],
     now: Timestamp,
 ) -> Result<Done, StoreError> {
-    let mut delete = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
-    end_leases_sqlite(&mut delete, verdicts);
-    let leases: Vec<Lease> =
-        delete.build_query_as().persistent(verdicts.len() <= KEPT).fetch_all(&mut *connection).await?;
-    let by_run: HashMap<&str, &RunVerdict> =
-        verdicts.iter().map(|verdict| (verdict.run.as_str(), &**verdict)).collect();
-    let end = |lease| {
-        let lease: &Lease = lease;
-        let verdict = by_run.get(lease.run_id.as_str()).copied()?;
-        Some(End { lease, verdict, state: RunState::Succeeded })
-    };
-    let ends: Vec<End<'_>> = leases.iter().filter_map(end).collect();
-    let mut update = QueryBuilder::<Sqlite>::new("");
-    if !ends.is_empty() {
-        end_records_sqlite(&mut update, &ends, now);
-        update.push("; ");
-    }
-    update.push("COMMIT").build().persistent(ends.len() <= KEPT).execute(&mut *connection).await?;
-    let done = leases.iter().map(|lease| {
-        let one = finished(&lease.run_id, &lease.env, &lease.basin, &lease.lane, RunState::Succeeded);
-        ((lease.run_id.clone(), lease.epoch), one)
+    let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; WITH v AS (");
+    whole.push_values(verdicts, |mut row, verdict| {
+        row.push_bind(verdict.run.as_str())
+            .push_bind(verdict.epoch.number())
+            .push_bind(verdict.output.as_deref())
+            .push_bind(verdict.started_at.map(Timestamp::millis));
     });
-    Ok(done.collect())
+    whole
+        .push(
+            "), ended AS MATERIALIZED (SELECT l.run_id, l.env, l.epoch, l.attempts, v.column3 AS output,
+                v.column4 AS started_at FROM v CROSS JOIN leases AS l WHERE l.run_id = v.column1 AND l.epoch = v.column2)
+            UPDATE run_records SET finished_at = ",
+        )
+        .push_bind(now.millis())
+        .push(
+            ", state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts, started_at = e.started_at
+            FROM ended AS e WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'; ",
+        );
+    end_leases_sqlite(&mut whole, verdicts);
+    whole.push(" RETURNING run_id, epoch, env, basin, lane; COMMIT");
+    let done: Vec<(String, i64, String, String, String)> =
+        whole.build_query_as().persistent(verdicts.len() <= KEPT).fetch_all(connection).await?;
+    Ok(succeeded(done))
+}
+
+/// Runs that have succeeded, by run, epoch, env, basin and lane.
+fn succeeded(done: Vec<(String, i64, String, String, String)>) -> Done {
+    let one = |(run, epoch, env, basin, lane): (String, i64, String, String, String)| {
+        let one = finished(&run, &env, &basin, &lane, RunState::Succeeded);
+        ((run, epoch), one)
+    };
+    done.into_iter().map(one).collect()
 }
 
 fn moved_on(verdict: &RunVerdict) -> Finished {
@@ -377,6 +382,10 @@ async fn settle_sqlite(
 ) -> Result<Done, StoreError> {
     let mut delete = QueryBuilder::<Sqlite>::new("");
     end_leases_sqlite(&mut delete, verdicts);
+    delete.push(
+        " RETURNING run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
+            max_duration_ms, holder, leased_at, cancel_requested",
+    );
     let leases: Vec<Lease> = delete.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
     apply!(tx, Sqlite, leases, verdicts, now, write_ends_sqlite)
 }
@@ -392,10 +401,7 @@ fn end_leases_sqlite(delete: &mut QueryBuilder<Sqlite>, verdicts: &[Cow<'_, RunV
     delete.push_values(verdicts, |mut pair, verdict| {
         pair.push_bind(verdict.run.as_str()).push_bind(verdict.epoch.number());
     });
-    delete.push(
-        ") RETURNING run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
-            max_duration_ms, holder, leased_at, cancel_requested",
-    );
+    delete.push(")");
 }
 
 async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Timestamp) -> Result<(), StoreError> {

@@ -42,6 +42,7 @@ const HOT: &[Hot] = &[
     both(DISPATCH, "BASINS", "'', '{', 100"),
     both(DISPATCH, "LANES", "'acme/prod', '', 100"),
     sqlite(DISPATCH, "CLAIM_SQLITE"),
+    sqlite(DISPATCH, "REMOVE_SQLITE"),
     postgres(DISPATCH, "CLAIM_POSTGRES", "'{acme/prod}', '{mail\u{1f}}', '{10}', 1, 'node'"),
     both(CAPS, "COUNT_ENV", "'acme/prod'"),
     both(CAPS, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
@@ -80,7 +81,11 @@ const BUILT_SQLITE: &[&str] = &[
         WHERE run_records.env = gone.env AND run_records.id = gone.run_id AND run_records.state = 'open'",
     "UPDATE run_records SET state = v.column2 FROM (VALUES (?, ?, ?), (?, ?, ?), (?, ?, ?)) AS v
         WHERE run_records.env = v.column3 AND run_records.id = v.column1 AND run_records.state = 'open'",
-    "DELETE FROM ready WHERE (env, run_id) IN (SELECT column1, column2 FROM (VALUES (?, ?), (?, ?), (?, ?)))",
+    "WITH v AS (VALUES (?, ?, ?, ?), (?, ?, ?, ?)), ended AS MATERIALIZED (SELECT l.run_id, l.env, l.epoch, l.attempts,
+        v.column3 AS output, v.column4 AS started_at FROM v CROSS JOIN leases AS l
+        WHERE l.run_id = v.column1 AND l.epoch = v.column2)
+        UPDATE run_records SET finished_at = ?, state = 'succeeded', output = e.output FROM ended AS e
+        WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'",
     "WITH wanted (env, id) AS (VALUES (?, ?), (?, ?)) SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r
         WHERE r.env = w.env AND r.id = w.id",
 ];
@@ -102,7 +107,7 @@ const FILL_POSTGRES: Fill = [
 ];
 
 /// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
-const SMALL: &[&str] = &["found", "f", "v", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
+const SMALL: &[&str] = &["found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
 
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
