@@ -260,12 +260,15 @@ async fn succeed_sqlite(
             .push_bind(verdict.output.as_deref())
             .push_bind(verdict.started_at.map(Timestamp::millis));
     });
+    // Told how few there are, SQLite looks each of them up; else it would walk over all records for them.
     whole
         .push(
             "), ended AS MATERIALIZED (SELECT l.run_id, l.env, l.epoch, l.attempts, v.column3 AS output,
-                v.column4 AS started_at FROM v CROSS JOIN leases AS l WHERE l.run_id = v.column1 AND l.epoch = v.column2)
-            UPDATE run_records SET finished_at = ",
+                v.column4 AS started_at FROM v CROSS JOIN leases AS l WHERE l.run_id = v.column1
+                AND l.epoch = v.column2 LIMIT ",
         )
+        .push(verdicts.len())
+        .push(") UPDATE run_records SET finished_at = ")
         .push_bind(now.millis())
         .push(
             ", state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts, started_at = e.started_at
