@@ -52,6 +52,14 @@ on_both! {
 }
 
 only_on! { Sqlite:
+    /// A third of the time of a drain goes into what these bring along.
+    async fn sqlite_is_compiled_without_what_costs_a_lock_at_every_allocation_and_page(store: Fixture) {
+        let options = store.raw.rows("PRAGMA compile_options").await;
+        let has = |name: &str| options.iter().flatten().flatten().any(|option| option.starts_with(name));
+        assert!(has("DEFAULT_MEMSTATUS=0") && has("THREADSAFE=1"), "{options:?}");
+        assert!(!has("ENABLE_MEMORY_MANAGEMENT") && !has("ENABLE_API_ARMOR"), "{options:?}");
+    }
+
     async fn a_second_open_is_refused_and_names_the_process_that_has_it(store: Fixture) {
         let before = store.snapshot().await;
         let refusal = open(&store.url, store.node_id()).await.unwrap_err();
