@@ -52,7 +52,7 @@ on_both! {
 }
 
 only_on! { Sqlite:
-    /// A third of the time of a drain goes into what these bring along.
+    /// A quarter of the time of a drain goes into what these bring along.
     async fn sqlite_is_compiled_without_what_costs_a_lock_at_every_allocation_and_page(store: Fixture) {
         let options = store.raw.rows("PRAGMA compile_options").await;
         let has = |name: &str| options.iter().flatten().flatten().any(|option| option.starts_with(name));
