@@ -247,6 +247,9 @@ mod tests {
         assert_eq!(line.last_runs(), 2);
         let group = line.group(3, 1_000);
         accept(&mut line, group);
+        assert_eq!(line.last_runs(), 0, "a and c are gone, b has two left");
+        let group = line.group(1, 1_000);
+        accept(&mut line, group);
         assert_eq!(line.last_runs(), 1, "b has one left");
     }
 
