@@ -3,10 +3,12 @@
 //! A live call cannot be looked up. It is marked before it leaves, and one that is left without an answer counts as
 //! an attempt that may have been paid for: its bound is booked as spent, so that the spend cap still holds.
 
+use super::collect::Line;
 use super::drive::{CallOrStore, Drive, Step};
 use super::plan::{Refusal, refusal};
 use super::submit::own_verdict;
 use crate::metrics::LIVE_CALLS;
+use crate::provider::request::{has_shape, url_of_pack};
 use crate::provider::result_line::live_line;
 use crate::provider::{Answer, CallError};
 use futures_util::future::join_all;
@@ -15,8 +17,6 @@ use storage::failpoint::{Failpoint, reached};
 use storage::model::{BatchState, Mode, Money, RequestState};
 use storage::store::{BatchRow, CanaryState, Fence, LiveRequest, Verdict};
 use tracing::{info, warn};
-
-use super::collect::Line;
 
 /// Live calls of one batch that are under way at once.
 const AT_ONCE: i64 = 16;
@@ -73,6 +73,11 @@ fn speaks(status: u16, verdict: &Verdict, refused_before: i64, requests: i64) ->
     }
 }
 
+/// What a batch would have called the request: its answer is read like a line of results.
+fn wire_id(row: &BatchRow, request: &LiveRequest) -> String {
+    format!("{}-{}", row.create_key(), request.pos)
+}
+
 impl Drive {
     pub(super) async fn go_live(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
         self.parts.store.go_live(fence, self.parts.store.now()).await?;
@@ -105,9 +110,8 @@ impl Drive {
     }
 
     async fn call(&self, row: &BatchRow, request: &LiveRequest) -> Result<Answer, CallError> {
-        let id = format!("{}-{}", row.create_key(), request.pos);
-        let url = crate::provider::request::url_of_pack(&row.pack);
-        let answer = self.provider.call(url, &id, &request.body).await;
+        let url = url_of_pack(&row.pack);
+        let answer = self.provider.call(url, &wire_id(row, request), &request.body).await;
         let outcome = match told(&answer) {
             Told::Answered => "answered",
             Told::NotNow { .. } | Told::Account { .. } => "declined",
@@ -182,8 +186,7 @@ impl Drive {
     }
 
     fn read_answer(&self, row: &BatchRow, request: &LiveRequest, answer: &Answer) -> Verdict {
-        let id = format!("{}-{}", row.create_key(), request.pos);
-        let line = live_line(self.form(), &id, answer);
+        let line = live_line(self.form(), &wire_id(row, request), answer);
         match self.read_line(row, line.as_bytes()) {
             Ok(Line::Ours(mut verdict, _)) => {
                 // A server's own trouble during a try is no fault of the request, which has its batch before it.
@@ -236,7 +239,7 @@ impl Drive {
 
     /// Gives a batch up whose kind of request the provider was found to refuse, before anything of it is sent.
     pub(super) async fn give_up_refused(&self, row: &BatchRow, fence: &Fence) -> Result<Option<Step>, CallOrStore> {
-        if !crate::provider::request::has_shape(&row.pack) {
+        if !has_shape(&row.pack) {
             return Ok(None);
         }
         let store = &self.parts.store;
