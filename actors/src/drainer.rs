@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
-use storage::store::{Cap, Capped, Claimed, Ending, Leased, Share, Taker};
+use storage::store::{Cap, Capped, Claimed, Ending, Leased, Share, Taker, WriteTurn};
 use storage::{Class, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
@@ -131,9 +131,12 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
             return Ok(());
         }
         let turns = memory.ready.plan(&waiting, free, &Shares(parts));
+        let leave = parts.store.write_turn().await?;
         let began = now();
-        let claimed = claim(parts, &turns).await?;
-        memory.pace.took(claimed, now().duration_since(began));
+        let leased = claim(parts, leave, &turns).await?;
+        memory.pace.took(leased.len(), now().duration_since(began));
+        debug!(claimed = leased.len(), "claimed");
+        hand_over(parts, leased).await?;
     }
     Ok(())
 }
@@ -199,7 +202,8 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
         if store.ready_of_env(env, buffer.ready_enough).await? >= buffer.ready_enough {
             continue;
         }
-        let limit = buffer.turn * turn.runs as i64;
+        // Moving a run costs about what claiming one does.
+        let limit = (buffer.turn * turn.runs as i64).min(memory.pace.rows() as i64);
         match store.let_through(env, limit).await {
             Ok(moved) => {
                 metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved);
@@ -228,29 +232,37 @@ async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(
     Ok(())
 }
 
-/// Takes what the turns say; returns how many there were.
-async fn claim(parts: &RunParts, turns: &[Turn]) -> Result<usize, StoreError> {
+/// Takes what the turns say, as far as it is there and caps allow.
+async fn claim(parts: &RunParts, leave: WriteTurn, turns: &[Turn]) -> Result<Vec<Leased>, StoreError> {
     let store = &parts.store;
     let shares: Vec<Share> = turns
         .iter()
-        .map(|turn| Share { basin: turn.basin.clone(), lane: turn.lane.clone(), runs: turn.runs as i64 })
+        .map(|turn| {
+            let whole = Share::new(turn.basin.clone(), turn.lane.clone(), turn.runs as i64);
+            Share { from_rank: turn.rank, ..whole }
+        })
         .collect();
     let caps = caps(&parts.settings, &shares);
-    let Claimed { leased, emptied } = store.claim(&shares, &caps, Taker::Node, store.now()).await?;
+    for share in &shares {
+        parts.lanes.begin(&share.basin, &share.lane, share.from_rank);
+    }
+    let Claimed { leased, emptied } = store.claim_in(leave, &shares, &caps, Taker::Node, store.now()).await?;
     for (basin, lane) in &emptied {
         parts.lanes.forget(basin, lane);
     }
     for share in &shares {
-        let got = leased.iter().filter(|run| run.basin == share.basin && run.lane == share.lane).count() as i64;
-        // A cap held it up. An empty lane is forgotten by now, and is not set aside.
-        if got < share.runs {
+        let of_it = leased.iter().filter(|run| run.basin == share.basin && run.lane == share.lane);
+        let (got, last) = of_it.fold((0, None), |(got, _), run| (got + 1, Some(run.rank)));
+        if let Some(rank) = last {
+            parts.lanes.passed(&share.basin, &share.lane, rank);
+        }
+        let is_empty = emptied.iter().any(|(basin, lane)| *basin == share.basin && *lane == share.lane);
+        if got < share.runs && !is_empty {
+            // A cap held it up.
             parts.lanes.block(&share.basin, &share.lane);
         }
     }
-    let claimed = leased.len();
-    debug!(claimed, "claimed");
-    hand_over(parts, leased).await?;
-    Ok(claimed)
+    Ok(leased)
 }
 
 /// The caps over some shares.

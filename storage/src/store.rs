@@ -9,6 +9,7 @@ mod open;
 mod hot;
 mod probe;
 mod writer;
+mod checkpoints;
 mod nodes;
 mod jobs;
 mod rounds;
@@ -37,7 +38,7 @@ mod output;
 mod queues;
 mod keys;
 
-pub use accept::{AcceptTurn, Accepted, Idempotency, NewRecord};
+pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry};
 pub use canaries::{Canary, CanaryState};
@@ -64,6 +65,7 @@ pub use submit::Fence;
 pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use waiting::{Cancelled, Patch, Patched};
+pub use writer::WriteTurn;
 
 use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};

@@ -110,3 +110,5 @@ mod submit;
 mod waiting;
 #[path = "conformance/walks.rs"]
 mod walks;
+#[path = "conformance/writing.rs"]
+mod writing;

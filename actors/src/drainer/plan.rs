@@ -22,6 +22,8 @@ pub struct Turn {
     pub basin: Basin,
     pub lane: Lane,
     pub runs: usize,
+    /// Of its oldest known run.
+    pub rank: i64,
 }
 
 /// Turns per rotation.
@@ -140,7 +142,9 @@ impl OrgTurn<'_> {
 fn turns(orgs: Vec<OrgTurn<'_>>) -> Vec<Turn> {
     let lanes = orgs.into_iter().flat_map(|org| org.envs).flat_map(|env| env.lanes);
     let given = lanes.filter(|(_, runs)| *runs > 0);
-    given.map(|(place, runs)| Turn { basin: place.basin.clone(), lane: place.lane.clone(), runs }).collect()
+    given
+        .map(|(place, runs)| Turn { basin: place.basin.clone(), lane: place.lane.clone(), runs, rank: place.rank })
+        .collect()
 }
 
 #[cfg(test)]

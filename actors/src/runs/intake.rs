@@ -10,11 +10,12 @@ use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
 use line::{Line, Wish};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use storage::store::{AcceptTurn, Accepted, NewRecord};
+use storage::store::{Accepted, NewRecord, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -112,7 +113,7 @@ impl Intake {
 /// Whether the store can be written to now, and since when that was wanted.
 struct Turn {
     asked_at: Instant,
-    granted: Result<AcceptTurn, IntakeError>,
+    granted: Result<WriteTurn, IntakeError>,
 }
 
 struct Counter {
@@ -133,7 +134,7 @@ impl Counter {
                     None => return,
                 }
             }
-            let turn = self.turn().await;
+            let turn = self.turn_for(&mut line, &mut queue).await;
             while line.len() < LINE_MAX
                 && let Ok(wish) = queue.try_recv()
             {
@@ -189,8 +190,32 @@ impl Counter {
 
     /// The turn to write; what comes until then goes into the same commit.
     async fn turn(&self) -> Turn {
+        Self::granted(self.store.write_turn()).await
+    }
+
+    /// The same for the next in the line. Single runs beside large requests do not wait for what others have left
+    /// to write: not when they stand there already, nor when they come meanwhile.
+    async fn turn_for(&self, line: &mut Line, queue: &mut mpsc::Receiver<Wish>) -> Turn {
+        if !line.has_large() {
+            return self.turn().await;
+        }
+        if !line.short_is_next() {
+            // Its place among those who wait is kept whatever comes, but given up for precedence: let go of in time.
+            let mut turn = pin!(self.turn());
+            while !line.short_is_next() {
+                tokio::select! {
+                    biased;
+                    turn = &mut turn => return turn,
+                    Some(wish) = queue.recv(), if line.len() < LINE_MAX => line.push(wish),
+                }
+            }
+        }
+        Self::granted(self.store.write_turn_first()).await
+    }
+
+    async fn granted(turn: impl Future<Output = Result<WriteTurn, StoreError>>) -> Turn {
         let asked_at = now();
-        let granted = match timeout(ANSWER_WITHIN, self.store.accept_turn()).await {
+        let granted = match timeout(ANSWER_WITHIN, turn).await {
             Ok(turn) => turn.map_err(|error| IntakeError::Store(Arc::new(error))),
             Err(_) => Err(IntakeError::NoAnswer),
         };

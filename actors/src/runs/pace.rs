@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// How long the rows of one commit should take at least.
-const MOMENT_MICROS: u64 = 2_000;
+const MOMENT_MICROS: u64 = 1_000;
 const ROWS_MIN: u64 = 32;
 const ROWS_MAX: u64 = 500;
 
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn quick_rows_go_in_large_groups_and_slow_rows_in_small_ones() {
         assert_eq!(settles_at(200, 1), ROWS_MAX as usize);
-        assert!((45..=60).contains(&settles_at(200, 40)), "{}", settles_at(200, 40));
+        assert!((90..=120).contains(&settles_at(200, 10)), "{}", settles_at(200, 10));
         assert_eq!(settles_at(200, 1_000), ROWS_MIN as usize);
     }
 
     #[test]
     fn what_should_go_together_does_up_to_the_most() {
-        let pace = settled(200, 40);
+        let pace = settled(200, 10);
         let fitting = pace.rows();
         assert!(fitting < 256, "{fitting}");
         assert_eq!([pace.rows_for(0), pace.rows_for(256), pace.rows_for(9_999)], [fitting, 256, ROWS_MAX as usize]);

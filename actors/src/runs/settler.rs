@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use storage::model::{Epoch, RunId, RunState};
-use storage::store::{Finished, RunVerdict};
+use storage::store::{Finished, RunVerdict, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -104,10 +104,18 @@ struct Desk {
 impl Desk {
     async fn work(self, mut queue: mpsc::UnboundedReceiver<RunVerdict>) {
         let (mut group, mut pace) = (Vec::new(), Pace::default());
-        while queue.recv_many(&mut group, pace.rows()).await > 0 {
+        while let Some(verdict) = queue.recv().await {
+            group.push(verdict);
+            // Where that fails, settling asks for it again and waits until the store answers.
+            let turn = self.store.write_turn().await.ok();
+            while group.len() < pace.rows()
+                && let Ok(verdict) = queue.try_recv()
+            {
+                group.push(verdict);
+            }
             let began = now();
             // A panic must not take the verdicts behind it along.
-            let settled = AssertUnwindSafe(self.settle(&group)).catch_unwind().await;
+            let settled = AssertUnwindSafe(self.settle(turn, &group)).catch_unwind().await;
             pace.took(group.len(), now().duration_since(began));
             if settled.is_err() {
                 error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
@@ -125,10 +133,10 @@ impl Desk {
     }
 
     /// Settles a group; one that is refused is halved until the verdict at fault stands alone.
-    async fn settle(&self, group: &[RunVerdict]) {
+    async fn settle(&self, mut turn: Option<WriteTurn>, group: &[RunVerdict]) {
         let mut parts = vec![group];
         while let Some(part) = parts.pop() {
-            match self.until_it_answers(part).await {
+            match self.until_it_answers(turn.take(), part).await {
                 Ok(finished) => {
                     finished.into_iter().zip(part).for_each(|(finished, verdict)| self.tell(finished, verdict))
                 }
@@ -143,11 +151,20 @@ impl Desk {
         }
     }
 
-    async fn until_it_answers(&self, part: &[RunVerdict]) -> Result<Vec<Finished>, StoreError> {
+    async fn until_it_answers(
+        &self,
+        mut turn: Option<WriteTurn>,
+        part: &[RunVerdict],
+    ) -> Result<Vec<Finished>, StoreError> {
         let backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(1) };
         let mut failures = 0;
         loop {
-            match self.store.settle_runs(part, self.store.now()).await {
+            let now = self.store.now();
+            let settled = match turn.take() {
+                Some(turn) => self.store.settle_in(turn, part, now).await,
+                None => self.store.settle_runs(part, now).await,
+            };
+            match settled {
                 Err(error) if error.class() == Class::Retryable => {
                     failures += 1;
                     if failures == 1 {

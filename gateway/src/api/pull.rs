@@ -172,7 +172,7 @@ async fn shares(runs: &RunParts, env: &str, tasks: &[String], items: i64) -> Res
             break;
         }
         // One each at first, so that no lane takes all.
-        shares.push(Share { basin: head.basin, lane: head.lane, runs: 1 });
+        shares.push(Share::new(head.basin, head.lane, 1));
         left -= 1;
     }
     if let (Some(first), true) = (shares.first_mut(), left > 0) {

@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// What cannot be told from nothing on a machine that does other things too.
-const FLOOR_MS: i64 = 20;
+const FLOOR_MS: i64 = 5;
 /// A neighbour on the machine can spoil a measurement; then it is made again.
 const TRIES: usize = 3;
 

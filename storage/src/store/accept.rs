@@ -4,8 +4,7 @@ mod postgres;
 mod sqlite;
 
 use super::hot::Hot;
-use super::writer::Writing;
-use super::{KEPT, Pools, Store};
+use super::{KEPT, Pools, Store, WriteTurn};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
@@ -77,9 +76,6 @@ pub enum Accepted {
     },
 }
 
-/// The turn to take runs in; held by one caller at a time on SQLite, where there is one writer.
-pub struct AcceptTurn(Option<Writing>);
-
 impl NewRecord {
     /// When it may start, in the form of `ready.due_at`; a time before all times has come already.
     fn due_at(&self) -> i64 {
@@ -99,6 +95,7 @@ impl NewRecord {
             max_attempts: self.max_attempts,
             max_duration_ms: self.max_duration_ms,
             since: self.accepted_at,
+            rank: self.rank(),
         }
     }
 
@@ -153,33 +150,25 @@ const HELD: &str = "-- held_key
 SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
 
 impl Store {
-    /// Waits until nothing else is written that taking runs in would have to wait for. Whoever decides only then
-    /// which runs these are takes in all that came meanwhile, instead of having them wait for the next turn.
-    pub async fn accept_turn(&self) -> Result<AcceptTurn, StoreError> {
-        Ok(AcceptTurn(match &self.inner.pools {
-            Pools::Sqlite { writer, .. } => Some(writer.acquire().await?),
-            Pools::Postgres { .. } => None,
-        }))
-    }
-
     /// Takes runs in, as `accept_in` does when it is its turn.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        self.accept_in(self.accept_turn().await?, records).await
+        self.accept_in(self.write_turn().await?, records).await
     }
 
     /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
     /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
-    pub async fn accept_in(&self, turn: AcceptTurn, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
+    pub async fn accept_in(&self, turn: WriteTurn, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         for record in records {
             record.refuse_nul()?;
         }
         let keyed = first_of_each_key(records);
         let (node, now) = (self.node().as_str(), self.now().millis());
-        let known = match (&self.inner.pools, turn.0) {
-            (Pools::Sqlite { .. }, Some(mut writing)) if keyed.is_empty() && records.len() <= TOGETHER => {
+        let known = match &self.inner.pools {
+            Pools::Sqlite { writer, .. } if keyed.is_empty() && records.len() <= TOGETHER => {
+                let mut writing = turn.writing(writer).await?;
                 // All statements in one go: each go is a trip to the connection's own thread.
                 let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
                 insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
@@ -187,11 +176,8 @@ impl Store {
                 writing.done();
                 Known::new()
             }
-            (Pools::Sqlite { writer, .. }, turn) => {
-                let mut tx = match turn {
-                    Some(writing) => writing.begin().await?,
-                    None => writer.begin().await?,
-                };
+            Pools::Sqlite { writer, .. } => {
+                let mut tx = turn.writing(writer).await?.begin().await?;
                 let known = put_keys_sqlite(&mut tx, &keyed, now).await?;
                 for part in fresh(records, &keyed, &known).chunks(TOGETHER) {
                     let mut insert = QueryBuilder::<Sqlite>::new("");
@@ -202,7 +188,7 @@ impl Store {
                 tx.commit().await?;
                 known
             }
-            (Pools::Postgres { hot, .. }, _) => {
+            Pools::Postgres { hot, .. } => {
                 hot.on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
                     .await?
             }

@@ -136,7 +136,7 @@ mod tests {
     use crate::model::Basin;
 
     fn share(env: &str, queue: &str, runs: i64) -> Share {
-        Share { basin: Basin::own(env), lane: Lane::new(queue, ""), runs }
+        Share::new(Basin::own(env), Lane::new(queue, ""), runs)
     }
 
     #[test]

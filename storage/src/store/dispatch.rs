@@ -4,7 +4,7 @@
 use super::caps::{Cap, begin_under, count_postgres, count_sqlite};
 use super::hot::Hot;
 use super::taking::{Claimed, Taking, claim_under};
-use super::{CHUNK, Pools, Store, on_pool};
+use super::{CHUNK, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
@@ -25,6 +25,16 @@ pub struct Share {
     pub basin: Basin,
     pub lane: Lane,
     pub runs: i64,
+    /// Those before this rank are left alone. PostgreSQL keeps what was taken in its index until a vacuum, and
+    /// would walk over all of that again at every claim from the very first.
+    pub from_rank: i64,
+}
+
+impl Share {
+    /// From the lane's beginning.
+    pub fn new(basin: Basin, lane: Lane, runs: i64) -> Share {
+        Share { basin, lane, runs, from_rank: i64::MIN }
+    }
 }
 
 /// Who takes runs, and how long it may keep them without a word.
@@ -52,6 +62,8 @@ pub struct Leased {
     pub max_duration_ms: i64,
     /// When it became ready.
     pub since: Timestamp,
+    /// Its place in its lane.
+    pub rank: i64,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -82,6 +94,7 @@ impl From<RawLeased> for Leased {
             max_attempts: raw.max_attempts,
             max_duration_ms: raw.max_duration_ms,
             since: Timestamp::from_millis(raw.since),
+            rank: raw.rank,
         }
     }
 }
@@ -111,10 +124,11 @@ FROM found f WHERE lane IS NOT NULL LIMIT $3";
 /// The rows are locked, and so stay where they are: by the array of their places nothing is looked up twice, and no
 /// plan walks over the table, whatever the statistics of one that fills and empties in seconds say.
 const CLAIM_POSTGRES: &str = "-- claim_ready
-WITH share AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::BIGINT[]) AS s(basin, lane, runs)),
+WITH share AS MATERIALIZED (SELECT * FROM UNNEST($1::TEXT[], $2::TEXT[], $3::BIGINT[], $6::BIGINT[])
+    AS s(basin, lane, runs, from_rank)),
 picked AS MATERIALIZED (SELECT p.place FROM share s CROSS JOIN LATERAL (
     SELECT r.ctid AS place FROM ready r WHERE r.due_at = 0 AND r.basin = s.basin AND r.lane = s.lane
-        AND (r.expires_at IS NULL OR r.expires_at > $4)
+        AND r.rank >= s.from_rank AND (r.expires_at IS NULL OR r.expires_at > $4)
     ORDER BY r.rank, r.run_id LIMIT s.runs FOR UPDATE SKIP LOCKED) p),
 taken AS (DELETE FROM ready WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING *)
 INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts, max_duration_ms,
@@ -128,14 +142,14 @@ INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, att
     since, holder, leased_at)
 SELECT run_id, env, basin, lane, task, rank, expires_at, epoch + 1, attempts + 1, max_attempts, max_duration_ms, since,
     ?5, ?4 FROM ready
-WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires_at > ?4)
+WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND rank >= ?6 AND (expires_at IS NULL OR expires_at > ?4)
 ORDER BY rank, run_id LIMIT ?3
 RETURNING run_id, env, basin, lane, task, rank, epoch, attempts, max_attempts, max_duration_ms, since";
 
 /// What was leased by it is the first of its lane still.
 const REMOVE_SQLITE: &str = "-- remove_ready
 DELETE FROM ready WHERE (env, run_id) IN (SELECT env, run_id FROM ready
-    WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND (expires_at IS NULL OR expires_at > ?4)
+    WHERE due_at = 0 AND basin = ?1 AND lane = ?2 AND rank >= ?5 AND (expires_at IS NULL OR expires_at > ?4)
     ORDER BY rank, run_id LIMIT ?3)";
 
 /// The same statements in pieces, for several shares in one go.
@@ -198,6 +212,18 @@ impl Store {
         taker: Taker<'_>,
         now: Timestamp,
     ) -> Result<Claimed, StoreError> {
+        self.claim_in(self.write_turn().await?, shares, caps, taker, now).await
+    }
+
+    /// The same in a turn to write.
+    pub async fn claim_in(
+        &self,
+        turn: WriteTurn,
+        shares: &[Share],
+        caps: &[Cap],
+        taker: Taker<'_>,
+        now: Timestamp,
+    ) -> Result<Claimed, StoreError> {
         let mut taking = Taking::new(shares, caps, vec![0; caps.len()]);
         let asked = taking.ask();
         if asked.is_empty() {
@@ -206,14 +232,14 @@ impl Store {
         let holder = self.holder(taker);
         let claimed = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
-                let mut writing = writer.acquire().await?;
+                let mut writing = turn.writing(writer).await?;
                 let leased = claim_at_once_sqlite(&mut writing, &asked, holder, now).await?;
                 writing.done();
                 taking.took(&asked, leased);
                 taking.done()
             }
             Pools::Sqlite { writer, .. } => {
-                let mut tx = writer.begin().await?;
+                let mut tx = turn.writing(writer).await?.begin().await?;
                 let taking = Taking::new(shares, caps, count_sqlite(&mut tx, caps).await?);
                 let claimed = claim_under!(tx, taking, claim_sqlite, holder, now);
                 dress_sqlite(&mut tx, &claimed.leased, taker).await?;
@@ -292,6 +318,7 @@ async fn claim_at_once_sqlite(
 fn first_of_lane_sqlite(take: &mut QueryBuilder<Sqlite>, share: &Share, now: Timestamp) {
     take.push("WHERE due_at = 0 AND basin = ").push_bind(share.basin.as_str().to_owned());
     take.push(" AND lane = ").push_bind(share.lane.as_str().to_owned());
+    take.push(" AND rank >= ").push_bind(share.from_rank);
     take.push(" AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
     take.push(") ORDER BY rank, run_id LIMIT ").push_bind(share.runs);
 }
@@ -310,6 +337,7 @@ async fn claim_sqlite(
             .bind(share.runs)
             .bind(now.millis())
             .bind(holder)
+            .bind(share.from_rank)
             .fetch_all(&mut *tx)
             .await?;
         sqlx::query(REMOVE_SQLITE)
@@ -317,6 +345,7 @@ async fn claim_sqlite(
             .bind(share.lane.as_str())
             .bind(share.runs)
             .bind(now.millis())
+            .bind(share.from_rank)
             .execute(&mut *tx)
             .await?;
         leased.extend(raw);
@@ -336,6 +365,7 @@ async fn claim_postgres(
         .bind(shares.iter().map(|share| share.runs).collect::<Vec<_>>())
         .bind(now.millis())
         .bind(holder)
+        .bind(shares.iter().map(|share| share.from_rank).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     Ok(by_rank(raw))

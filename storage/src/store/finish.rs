@@ -2,7 +2,7 @@
 //! `leases` in the transaction that ends it or makes it ready again (invariant 7).
 
 use super::hot::Hot;
-use super::{CHUNK, KEPT, Pools, Store};
+use super::{CHUNK, KEPT, Pools, Store, WriteTurn};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{AttemptState, Basin, Epoch, Lane, RunEvent, RunId, RunState, Timestamp};
@@ -148,43 +148,52 @@ impl Store {
     pub async fn settle_runs(&self, verdicts: &[RunVerdict], now: Timestamp) -> Result<Vec<Finished>, StoreError> {
         let mut finished = Vec::with_capacity(verdicts.len());
         for chunk in verdicts.chunks(CHUNK) {
-            let heard = first_on_each(chunk);
-            let plain = |verdict: &Cow<'_, RunVerdict>| {
-                verdict.ending == Ending::Succeeded && verdict.code.is_none() && verdict.reason.is_none()
-            };
-            let mut done = match &self.inner.pools {
-                Pools::Postgres { hot, .. } if heard.iter().all(plain) => {
-                    hot.on(Hot::Finish, async |connection| succeed_postgres(connection, &heard, now).await).await?
-                }
-                Pools::Postgres { hot, .. } => {
-                    let settle = async |connection: &mut PgConnection| {
-                        let mut tx = connection.begin().await?;
-                        let done = settle_postgres(&mut tx, &heard, now).await?;
-                        reached(Failpoint::FinishOpen);
-                        tx.commit().await?;
-                        Ok(done)
-                    };
-                    hot.on(Hot::Finish, settle).await?
-                }
-                Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
-                    let mut writing = writer.acquire().await?;
-                    let done = succeed_sqlite(&mut writing, &heard, now).await?;
-                    writing.done();
-                    done
-                }
-                Pools::Sqlite { writer, .. } => {
-                    let mut tx = writer.begin().await?;
-                    let done = settle_sqlite(&mut tx, &heard, now).await?;
-                    reached(Failpoint::FinishOpen);
-                    tx.commit().await?;
-                    done
-                }
-            };
-            reached(Failpoint::FinishStored);
-            finished
-                .extend(chunk.iter().map(|verdict| done.remove(&key_of(verdict)).unwrap_or_else(|| moved_on(verdict))));
+            finished.extend(self.settle_in(self.write_turn().await?, chunk, now).await?);
         }
         Ok(finished)
+    }
+
+    /// The same in a turn to write, for at most 500 verdicts: one commit, all or none.
+    pub async fn settle_in(
+        &self,
+        turn: WriteTurn,
+        verdicts: &[RunVerdict],
+        now: Timestamp,
+    ) -> Result<Vec<Finished>, StoreError> {
+        let heard = first_on_each(verdicts);
+        let plain = |verdict: &Cow<'_, RunVerdict>| {
+            verdict.ending == Ending::Succeeded && verdict.code.is_none() && verdict.reason.is_none()
+        };
+        let mut done = match &self.inner.pools {
+            Pools::Postgres { hot, .. } if heard.iter().all(plain) => {
+                hot.on(Hot::Finish, async |connection| succeed_postgres(connection, &heard, now).await).await?
+            }
+            Pools::Postgres { hot, .. } => {
+                let settle = async |connection: &mut PgConnection| {
+                    let mut tx = connection.begin().await?;
+                    let done = settle_postgres(&mut tx, &heard, now).await?;
+                    reached(Failpoint::FinishOpen);
+                    tx.commit().await?;
+                    Ok(done)
+                };
+                hot.on(Hot::Finish, settle).await?
+            }
+            Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
+                let mut writing = turn.writing(writer).await?;
+                let done = succeed_sqlite(&mut writing, &heard, now).await?;
+                writing.done();
+                done
+            }
+            Pools::Sqlite { writer, .. } => {
+                let mut tx = turn.writing(writer).await?.begin().await?;
+                let done = settle_sqlite(&mut tx, &heard, now).await?;
+                reached(Failpoint::FinishOpen);
+                tx.commit().await?;
+                done
+            }
+        };
+        reached(Failpoint::FinishStored);
+        Ok(verdicts.iter().map(|verdict| done.remove(&key_of(verdict)).unwrap_or_else(|| moved_on(verdict))).collect())
     }
 }
 

@@ -82,7 +82,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn share(env: &str, runs: i64) -> Share {
-        Share { basin: Basin::own(env), lane: Lane::new("q", ""), runs }
+        Share::new(Basin::own(env), Lane::new("q", ""), runs)
     }
 
     fn leased(share: &Share, number: i64) -> Leased {
@@ -97,6 +97,7 @@ mod tests {
             max_attempts: 1,
             max_duration_ms: 0,
             since: Timestamp::from_millis(0),
+            rank: number,
         }
     }
 

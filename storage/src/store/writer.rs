@@ -3,7 +3,12 @@
 //! A caller says when it has come to a good end, by `commit` or `done`. One that does not, because it failed or
 //! was cancelled in the middle, may have left a transaction open; the next one rolls that back first. So a good
 //! end costs nothing, where a pool would ask the connection's thread after every use.
+//!
+//! Callers come one after the other through a turnstile, and keep it as long as they have the connection. One with
+//! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait.
 
+use super::checkpoints::{Checkpoints, Written};
+use super::{Pools, Store};
 use crate::error::StoreError;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
@@ -15,28 +20,103 @@ use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
-    /// `None` once it is closed.
-    connection: Arc<Mutex<Option<SqliteConnection>>>,
+    turns: Turns,
+    written: Arc<Written>,
+    checkpoints: Checkpoints,
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
     closed: AtomicBool,
 }
 
-/// The connection while it is lent.
+/// Who may have the connection, and when.
+#[derive(Debug, Clone)]
+pub(super) struct Turns {
+    /// `None` once it is closed.
+    connection: Arc<Mutex<Option<SqliteConnection>>>,
+    turnstile: Arc<Mutex<()>>,
+}
+
+/// A turn to write. The turnstile is given back after the connection, for fields go in their order; there is none
+/// with precedence.
+pub(super) struct Turn {
+    connection: OwnedMutexGuard<Option<SqliteConnection>>,
+    turnstile: Option<OwnedMutexGuard<()>>,
+}
+
+/// The connection while it is lent; its fields go as those of a turn.
 pub(super) struct Writing {
     connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
+    _turnstile: Option<OwnedMutexGuard<()>>,
     dirty: Arc<AtomicBool>,
+    written: Arc<Written>,
+}
+
+/// Leave to write, for who wants to know it before deciding what. Held by one caller at a time on SQLite; on
+/// PostgreSQL, where there are many writers, there is nothing to wait for.
+pub struct WriteTurn(Option<Writing>);
+
+impl WriteTurn {
+    pub(super) async fn writing(self, writer: &Writer) -> Result<Writing, StoreError> {
+        match self.0 {
+            Some(writing) => Ok(writing),
+            None => writer.acquire().await,
+        }
+    }
+}
+
+impl Store {
+    /// Waits until nothing else is written that one would have to wait for. Whoever decides only then what to
+    /// write takes along all that came meanwhile, and knows how long the writing itself takes.
+    pub async fn write_turn(&self) -> Result<WriteTurn, StoreError> {
+        Ok(WriteTurn(match &self.inner.pools {
+            Pools::Sqlite { writer, .. } => Some(writer.acquire().await?),
+            Pools::Postgres { .. } => None,
+        }))
+    }
+
+    /// The same before all others who wait, for a few rows beside a flood that keeps the writer busy.
+    pub async fn write_turn_first(&self) -> Result<WriteTurn, StoreError> {
+        Ok(WriteTurn(match &self.inner.pools {
+            Pools::Sqlite { writer, .. } => Some(writer.acquire_first().await?),
+            Pools::Postgres { .. } => None,
+        }))
+    }
+}
+
+impl Turns {
+    /// The next turn, after all who wait for one.
+    pub(super) async fn take(&self) -> Turn {
+        let turnstile = Some(self.turnstile.clone().lock_owned().await);
+        Turn { connection: self.connection.clone().lock_owned().await, turnstile }
+    }
+
+    /// The same before all who wait.
+    async fn take_first(&self) -> Turn {
+        Turn { connection: self.connection.clone().lock_owned().await, turnstile: None }
+    }
 }
 
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
-        Ok(Writer { options, connection, dirty: Arc::default(), closed: AtomicBool::new(false) })
+        let turns = Turns { connection, turnstile: Arc::default() };
+        let written = Arc::<Written>::default();
+        let checkpoints = Checkpoints::start(options.connect().await?, turns.clone(), written.clone());
+        Ok(Writer { options, turns, written, checkpoints, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
     pub(super) async fn acquire(&self) -> Result<Writing, StoreError> {
-        let connection = OwnedMutexGuard::try_map(self.connection.clone().lock_owned().await, Option::as_mut);
+        self.lend(self.turns.take().await).await
+    }
+
+    /// The same before all who wait for it. For one caller with little to write: others would wait for ever.
+    pub(super) async fn acquire_first(&self) -> Result<Writing, StoreError> {
+        self.lend(self.turns.take_first().await).await
+    }
+
+    async fn lend(&self, turn: Turn) -> Result<Writing, StoreError> {
+        let connection = OwnedMutexGuard::try_map(turn.connection, Option::as_mut);
         let mut connection = connection.map_err(|_| sqlx::Error::PoolClosed)?;
         if self.dirty.swap(true, Ordering::AcqRel) {
             // That there is no transaction is the good answer; a thread that has died gives none any more.
@@ -45,7 +125,8 @@ impl Writer {
                 *connection = self.options.connect().await?;
             }
         }
-        Ok(Writing { connection, dirty: self.dirty.clone() })
+        let (dirty, written) = (self.dirty.clone(), self.written.clone());
+        Ok(Writing { connection, _turnstile: turn.turnstile, dirty, written })
     }
 
     /// The same with a transaction begun.
@@ -59,7 +140,8 @@ impl Writer {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Some(connection) = self.connection.lock().await.take() {
+        self.checkpoints.stop().await;
+        if let Some(connection) = self.turns.connection.lock().await.take() {
             // What is committed is durable, whatever the end of the connection says.
             let _ = connection.close().await;
         }
@@ -81,6 +163,7 @@ impl Writing {
     /// What was done has ended its own transaction.
     pub(super) fn done(self) {
         self.dirty.store(false, Ordering::Release);
+        self.written.count();
     }
 }
 

@@ -5,7 +5,7 @@ use crate::sent::{ENV, OTHER_ENV, QUEUE, TASK, because, ids, runs_of, share};
 use std::collections::{BTreeSet, HashMap};
 use storage::Store;
 use storage::model::{Basin, Lane, RunId, RunState};
-use storage::store::{Ending, NewRecord, Share, Taker};
+use storage::store::{Cap, Capped, Ending, NewRecord, Share, Taker};
 
 on_both! {
     async fn s004_a6_a_claim_takes_the_oldest_and_an_empty_lane_gives_none(store: Fixture) {
@@ -17,7 +17,7 @@ on_both! {
         for nothing in [share(ENV, "other", 9), share(OTHER_ENV, QUEUE, 9)] {
             assert_eq!(store.claim_ready(&[nothing], &[], Taker::Node, at(30)).await.unwrap(), []);
         }
-        let pull = Share { basin: Basin::pull(TASK, ENV), lane: Lane::new(QUEUE, ""), runs: 9 };
+        let pull = Share::new(Basin::pull(TASK, ENV), Lane::new(QUEUE, ""), 9);
         assert_eq!(store.claim_ready(&[pull], &[], Taker::Node, at(30)).await.unwrap(), []);
     }
 
@@ -50,6 +50,25 @@ on_both! {
             claimed.extend(runs_of(&leased));
         }
         assert_eq!(claimed, ids(&records));
+    }
+
+    async fn a_claim_leaves_alone_what_lies_before_its_rank(store: Fixture) {
+        let mut records = store.records(ENV, 4);
+        for (record, accepted) in records.iter_mut().zip([1, 3, 3, 7]) {
+            record.accepted_at = at(accepted);
+        }
+        store.take_in(&records).await;
+        let cap = [Cap { of: Capped::All, max: 99 }];
+        for (from, caps, found) in [(8, &[][..], 0..0), (3, &[], 1..3), (4, &cap[..], 3..4), (2, &cap, 0..0)] {
+            let share = Share { from_rank: at(from).millis(), ..share(ENV, QUEUE, 2) };
+            let leased = store.claim_ready(&[share], caps, Taker::Node, at(30)).await.unwrap();
+            let mut expected: Vec<_> = records[found].iter().collect();
+            expected.sort_by_key(|record| (record.rank(), record.id.clone()));
+            assert_eq!(runs_of(&leased), expected.iter().map(|record| record.id.clone()).collect::<Vec<_>>(), "{from}");
+            assert!(leased.iter().zip(expected).all(|(lease, record)| lease.rank == record.rank()));
+        }
+        let first = store.claim_ready(&[share(ENV, QUEUE, 9)], &[], Taker::Node, at(30)).await.unwrap();
+        assert_eq!(runs_of(&first), ids(&records[..1]), "it is there for who begins at the beginning");
     }
 
     async fn priority_overtakes_by_as_many_seconds_and_no_more(store: Fixture) {
@@ -106,7 +125,7 @@ on_both! {
 
     async fn s003_h5_what_one_carrier_holds_no_other_gets_or_overwrites(store: Fixture) {
         let leased = store.leased(store.record(ENV)).await;
-        let shares = [Share { basin: leased.basin.clone(), lane: leased.lane.clone(), runs: 9 }];
+        let shares = [Share::new(leased.basin.clone(), leased.lane.clone(), 9)];
         let before = store.snapshot().await;
         for caller in store.callers(2).await {
             assert_eq!(caller.claim_ready(&shares, &[], Taker::Node, at(30)).await.unwrap(), []);
@@ -170,7 +189,7 @@ on_both! {
         assert_eq!(store.ready_basins(Some("tra"), "", 9).await.unwrap(), []);
         let token = |run: &RunId| format!("token of {run}");
         let taker = Taker::Pull { worker: "w", until: at(900), token: &token };
-        let share = |basin: &Basin| [Share { basin: basin.clone(), lane: Lane::new(QUEUE, ""), runs: 9 }];
+        let share = |basin: &Basin| [Share::new(basin.clone(), Lane::new(QUEUE, ""), 9)];
         let leased = store.claim_ready(&share(&Basin::pull("train", ENV)), &[], taker, at(30)).await.unwrap();
         assert_eq!(runs_of(&leased), [train]);
         let leased = store.claim_ready(&share(&Basin::own(ENV)), &[], Taker::Node, at(30)).await.unwrap();
@@ -182,7 +201,7 @@ on_both! {
         let runs = store.sent_all((0..3).map(|_| store.for_pull("train", ENV)).collect()).await;
         let token = |run: &RunId| format!("token of {run}");
         let taker = Taker::Pull { worker: "w 1", until: at(900), token: &token };
-        let share = [Share { basin: Basin::pull("train", ENV), lane: Lane::new(QUEUE, ""), runs: 9 }];
+        let share = [Share::new(Basin::pull("train", ENV), Lane::new(QUEUE, ""), 9)];
         assert_eq!(store.claim_ready(&share, &[], taker, at(30)).await.unwrap().len(), 3);
         let until = at(900).millis().to_string();
         for run in &runs {

@@ -43,7 +43,7 @@ const HOT: &[Hot] = &[
     both(DISPATCH, "LANES", "'acme/prod', '', 100"),
     sqlite(DISPATCH, "CLAIM_SQLITE"),
     sqlite(DISPATCH, "REMOVE_SQLITE"),
-    postgres(DISPATCH, "CLAIM_POSTGRES", "'{acme/prod}', '{mail\u{1f}}', '{10}', 1, 'node'"),
+    postgres(DISPATCH, "CLAIM_POSTGRES", "'{acme/prod}', '{mail\u{1f}}', '{10}', 1, 'node', '{0}'"),
     both(CAPS, "COUNT_ENV", "'acme/prod'"),
     both(CAPS, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
     both(CAPS, "COUNT_LANE", "'acme/prod', 'mail\u{1f}'"),

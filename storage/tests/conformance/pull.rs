@@ -64,7 +64,7 @@ on_both! {
             (beaten, store.pull_lease(ENV, &lease.run, &old).await.unwrap())
         };
         assert_eq!(is_gone().await, (None, None));
-        let again = [storage::store::Share { basin: lease.basin.clone(), lane: lease.lane.clone(), runs: 1 }];
+        let again = [storage::store::Share::new(lease.basin.clone(), lease.lane.clone(), 1)];
         let newer = |_: &RunId| "newer".to_owned();
         let taker = storage::store::Taker::Pull { worker: "v", until: at(900), token: &newer };
         assert_eq!(store.claim_ready(&again, &[], taker, at(110)).await.unwrap()[0].epoch.number(), 2);

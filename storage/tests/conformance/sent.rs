@@ -89,13 +89,13 @@ impl Fixture {
         let record = NewRecord { lane, ..record };
         self.take_in(std::slice::from_ref(&record)).await;
         let taker = Taker::Pull { worker, until, token: &|run| format!("token of {run}") };
-        let shares = [Share { basin: record.basin, lane: record.lane, runs: 1 }];
+        let shares = [Share::new(record.basin, record.lane, 1)];
         only(self.claim_ready(&shares, &[], taker, at(10)).await.expect("it is claimed"))
     }
 
     /// Leases the only run of a lane to this node.
     pub async fn lease_again(&self, basin: &Basin, lane: &Lane) -> Leased {
-        let shares = [Share { basin: basin.clone(), lane: lane.clone(), runs: 9 }];
+        let shares = [Share::new(basin.clone(), lane.clone(), 9)];
         only(self.claim_ready(&shares, &[], Taker::Node, at(10)).await.expect("it is claimed"))
     }
 
@@ -152,7 +152,7 @@ fn only(mut leased: Vec<Leased>) -> Leased {
 
 /// The first runs of a lane of an env's own.
 pub fn share(env: &str, queue: &str, runs: i64) -> Share {
-    Share { basin: Basin::own(env), lane: Lane::new(queue, ""), runs }
+    Share::new(Basin::own(env), Lane::new(queue, ""), runs)
 }
 
 pub fn verdict(leased: &Leased, ending: Ending) -> RunVerdict {

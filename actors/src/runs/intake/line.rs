@@ -67,11 +67,20 @@ impl Line {
         self.wishes.iter().filter(|wish| wish.left.len() == 1).count()
     }
 
+    /// Whether the next commit is one of single runs alone.
+    pub(super) fn short_is_next(&self) -> bool {
+        !self.short_went && self.last_runs() > 0 && self.has_large()
+    }
+
+    /// Whether a request stands in it that one run would not end.
+    pub(super) fn has_large(&self) -> bool {
+        self.last_runs() < self.len()
+    }
+
     /// The next commit: at most so many runs, whose payloads have at most so many bytes, but one run at least.
     /// Single runs that stand beside large requests have every other commit for themselves: it is a short one.
     pub(super) fn group(&mut self, rows: usize, bytes: usize) -> Group {
-        let singles = self.last_runs();
-        self.short_went = !self.short_went && singles > 0 && singles < self.len();
+        self.short_went = self.short_is_next();
         if !self.short_went {
             return self.shares(rows, bytes);
         }
