@@ -109,7 +109,12 @@ impl LaneIndex {
 
     /// Takes a lane out that the claim has found empty, unless something was noted of it meanwhile.
     pub fn forget(&self, basin: &Basin, lane: &Lane) {
-        self.take(&(basin.clone(), lane.clone()), |known| known.noted == i64::MAX);
+        let place = (basin.clone(), lane.clone());
+        if self.take(&place, |known| known.noted == i64::MAX).is_none()
+            && let Some(mut known) = self.known.get_mut(&place)
+        {
+            known.rank = known.noted;
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -137,6 +142,7 @@ mod tests {
         lanes.block(&basin, &one);
         lanes.forget(&basin, &one);
         assert!(lanes.knows("acme/dev"));
+        lanes.begin(&basin, &two, 5);
         lanes.forget(&basin, &two);
         assert!(!lanes.knows("acme/dev"), "what a cap holds up does not count");
         lanes.unblock();
