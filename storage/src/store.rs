@@ -9,7 +9,6 @@ mod open;
 mod hot;
 mod probe;
 mod writer;
-mod checkpoints;
 mod nodes;
 mod jobs;
 mod rounds;

@@ -8,7 +8,8 @@ use super::Pace;
 use super::express::Express;
 use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
-use line::{Line, Wish};
+use futures_util::future::join;
+use line::{Group, Line, Wish};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,8 +25,6 @@ use tracing::{error, warn};
 
 /// Payload bytes in one commit.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
-/// Requests that are looked at for one commit.
-const LINE_MAX: usize = 1_024;
 /// A commit that takes longer than this counts as no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -127,32 +126,47 @@ struct Counter {
 impl Counter {
     async fn work(self, mut queue: mpsc::Receiver<Wish>) {
         let (mut line, mut pace) = (Line::default(), Pace::default());
+        let mut committed: Option<(Group, Vec<Verdict>)> = None;
         loop {
-            if line.is_empty() {
-                match queue.recv().await {
-                    Some(wish) => line.push(wish),
-                    None => return,
+            line.take_from(&mut queue);
+            // Who waits is answered while the next commit is under way, if that can begin at once.
+            let next = if committed.is_some() && !line.is_empty() { self.turn_now() } else { None };
+            let turn = match next {
+                Some(turn) => turn,
+                None => {
+                    if let Some((group, verdicts)) = committed.take() {
+                        line.settle(group, verdicts);
+                    }
+                    if line.is_empty() {
+                        match queue.recv().await {
+                            Some(wish) => line.push(wish),
+                            None => return,
+                        }
+                    }
+                    let turn = self.turn_for(&mut line, &mut queue).await;
+                    line.take_from(&mut queue);
+                    turn
                 }
-            }
-            let turn = self.turn_for(&mut line, &mut queue).await;
-            while line.len() < LINE_MAX
-                && let Ok(wish) = queue.try_recv()
-            {
-                line.push(wish);
-            }
+            };
             if line.is_empty() {
                 continue;
             }
             let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
             let began = now();
             // A panic fails its own group and no other.
-            let committed = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind().await;
+            let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
+            let answer = async {
+                if let Some((group, verdicts)) = committed.take() {
+                    line.settle(group, verdicts);
+                }
+            };
+            let (verdicts, ()) = join(commit, answer).await;
             pace.took(group.records.len(), now().duration_since(began));
-            let verdicts = committed.unwrap_or_else(|_| {
+            let verdicts = verdicts.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
                 vec![Err(IntakeError::NoAnswer); group.records.len()]
             });
-            line.settle(group, verdicts);
+            committed = Some((group, verdicts));
         }
     }
 
@@ -193,6 +207,11 @@ impl Counter {
         Self::granted(self.store.write_turn()).await
     }
 
+    /// The same if there is nothing to wait for.
+    fn turn_now(&self) -> Option<Turn> {
+        self.store.write_turn_now().map(|turn| Turn { asked_at: now(), granted: Ok(turn) })
+    }
+
     /// The same for the next in the line. Single runs beside large requests do not wait for what others have left
     /// to write: not when they stand there already, nor when they come meanwhile.
     async fn turn_for(&self, line: &mut Line, queue: &mut mpsc::Receiver<Wish>) -> Turn {
@@ -206,7 +225,7 @@ impl Counter {
                 tokio::select! {
                     biased;
                     turn = &mut turn => return turn,
-                    Some(wish) = queue.recv(), if line.len() < LINE_MAX => line.push(wish),
+                    Some(wish) = queue.recv(), if line.has_room() => line.push(wish),
                 }
             }
         }

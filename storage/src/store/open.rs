@@ -1,6 +1,5 @@
 //! Opens a store: takes its lock, sets and re-reads the pragmas, migrates, and registers this node.
 
-use super::checkpoints::BY_THE_WRITER;
 use super::hot::HotConnections;
 use super::writer::Writer;
 use super::{Inner, Pools, Store};
@@ -164,7 +163,6 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         .pragma("cache_size", WRITER_CACHE)
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
-        .pragma("wal_autocheckpoint", BY_THE_WRITER)
         // Statements of fixed text. One whose text grows with its rows is prepared anew, `persistent(false)`: kept,
         // each would hold on to all of its rows' values.
         .statement_cache_capacity(200);

@@ -7,7 +7,6 @@
 //! Callers come one after the other through a turnstile, and keep it as long as they have the connection. One with
 //! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait.
 
-use super::checkpoints::{Checkpoints, Written};
 use super::{Pools, Store};
 use crate::error::StoreError;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -21,16 +20,14 @@ use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     turns: Turns,
-    written: Arc<Written>,
-    checkpoints: Checkpoints,
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
     closed: AtomicBool,
 }
 
 /// Who may have the connection, and when.
-#[derive(Debug, Clone)]
-pub(super) struct Turns {
+#[derive(Debug)]
+struct Turns {
     /// `None` once it is closed.
     connection: Arc<Mutex<Option<SqliteConnection>>>,
     turnstile: Arc<Mutex<()>>,
@@ -38,7 +35,7 @@ pub(super) struct Turns {
 
 /// A turn to write. The turnstile is given back after the connection, for fields go in their order; there is none
 /// with precedence.
-pub(super) struct Turn {
+struct Turn {
     connection: OwnedMutexGuard<Option<SqliteConnection>>,
     turnstile: Option<OwnedMutexGuard<()>>,
 }
@@ -48,7 +45,6 @@ pub(super) struct Writing {
     connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
     _turnstile: Option<OwnedMutexGuard<()>>,
     dirty: Arc<AtomicBool>,
-    written: Arc<Written>,
 }
 
 /// Leave to write, for who wants to know it before deciding what. Held by one caller at a time on SQLite; on
@@ -74,6 +70,14 @@ impl Store {
         }))
     }
 
+    /// The same if there is nothing to wait for.
+    pub fn write_turn_now(&self) -> Option<WriteTurn> {
+        match &self.inner.pools {
+            Pools::Sqlite { writer, .. } => Some(WriteTurn(Some(writer.acquire_now()?))),
+            Pools::Postgres { .. } => Some(WriteTurn(None)),
+        }
+    }
+
     /// The same before all others who wait, for a few rows beside a flood that keeps the writer busy.
     pub async fn write_turn_first(&self) -> Result<WriteTurn, StoreError> {
         Ok(WriteTurn(match &self.inner.pools {
@@ -85,9 +89,15 @@ impl Store {
 
 impl Turns {
     /// The next turn, after all who wait for one.
-    pub(super) async fn take(&self) -> Turn {
+    async fn take(&self) -> Turn {
         let turnstile = Some(self.turnstile.clone().lock_owned().await);
         Turn { connection: self.connection.clone().lock_owned().await, turnstile }
+    }
+
+    /// The same if nobody has it or waits.
+    fn take_now(&self) -> Option<Turn> {
+        let turnstile = Some(self.turnstile.clone().try_lock_owned().ok()?);
+        Some(Turn { connection: self.connection.clone().try_lock_owned().ok()?, turnstile })
     }
 
     /// The same before all who wait.
@@ -100,9 +110,7 @@ impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
         let turns = Turns { connection, turnstile: Arc::default() };
-        let written = Arc::<Written>::default();
-        let checkpoints = Checkpoints::start(options.connect().await?, turns.clone(), written.clone());
-        Ok(Writer { options, turns, written, checkpoints, dirty: Arc::default(), closed: AtomicBool::new(false) })
+        Ok(Writer { options, turns, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
@@ -115,6 +123,17 @@ impl Writer {
         self.lend(self.turns.take_first().await).await
     }
 
+    /// The same if it is free, and the last use came to a good end.
+    fn acquire_now(&self) -> Option<Writing> {
+        let Turn { connection, turnstile } = self.turns.take_now()?;
+        let connection = OwnedMutexGuard::try_map(connection, Option::as_mut).ok()?;
+        if self.dirty.load(Ordering::Acquire) {
+            return None;
+        }
+        self.dirty.store(true, Ordering::Release);
+        Some(self.lent(connection, turnstile))
+    }
+
     async fn lend(&self, turn: Turn) -> Result<Writing, StoreError> {
         let connection = OwnedMutexGuard::try_map(turn.connection, Option::as_mut);
         let mut connection = connection.map_err(|_| sqlx::Error::PoolClosed)?;
@@ -125,8 +144,15 @@ impl Writer {
                 *connection = self.options.connect().await?;
             }
         }
-        let (dirty, written) = (self.dirty.clone(), self.written.clone());
-        Ok(Writing { connection, _turnstile: turn.turnstile, dirty, written })
+        Ok(self.lent(connection, turn.turnstile))
+    }
+
+    fn lent(
+        &self,
+        connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
+        turnstile: Option<OwnedMutexGuard<()>>,
+    ) -> Writing {
+        Writing { connection, _turnstile: turnstile, dirty: self.dirty.clone() }
     }
 
     /// The same with a transaction begun.
@@ -140,7 +166,6 @@ impl Writer {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.checkpoints.stop().await;
         if let Some(connection) = self.turns.connection.lock().await.take() {
             // What is committed is durable, whatever the end of the connection says.
             let _ = connection.close().await;
@@ -163,7 +188,6 @@ impl Writing {
     /// What was done has ended its own transaction.
     pub(super) fn done(self) {
         self.dirty.store(false, Ordering::Release);
-        self.written.count();
     }
 }
 

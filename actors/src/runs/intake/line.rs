@@ -5,7 +5,10 @@ use super::IntakeError;
 use std::collections::VecDeque;
 use storage::Class;
 use storage::store::{Accepted, NewRecord};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that are looked at for one commit.
+const LINE_MAX: usize = 1_024;
 
 /// What became of one run of a request.
 pub type Verdict = Result<Accepted, IntakeError>;
@@ -50,6 +53,19 @@ impl Line {
         if !wish.answer.is_closed() {
             self.wishes.push_back(wish);
         }
+    }
+
+    /// Puts those into the line that wait before it, as far as there is room.
+    pub(super) fn take_from(&mut self, queue: &mut mpsc::Receiver<Wish>) {
+        while self.has_room()
+            && let Ok(wish) = queue.try_recv()
+        {
+            self.push(wish);
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.wishes.len() < LINE_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
