@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// How long the rows of one commit should take at least.
-const MOMENT_MICROS: u64 = 1_000;
+const MOMENT_MICROS: u64 = 500;
 const ROWS_MIN: u64 = 32;
 const ROWS_MAX: u64 = 500;
 

@@ -10,7 +10,7 @@ use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
 use crate::store::Leased;
 use postgres::accept_postgres;
-use sqlite::{insert_sqlite, put_keys_sqlite};
+use sqlite::{insert_sqlite, lease_sqlite, put_keys_sqlite};
 use sqlx::{QueryBuilder, Sqlite};
 use std::collections::HashMap;
 
@@ -129,9 +129,12 @@ impl NewRecord {
     }
 }
 
-/// A run's place in its lane: its accept time less its priority in seconds.
+/// A priority beyond this, or below its negative, counts as this: in milliseconds it still is a number of 64 bits.
+const PRIORITY_MAX: i64 = 9_000_000_000_000_000;
+
+/// A run's place in its lane: its accept time less its priority in seconds. SQLite's triggers say the same.
 pub(super) fn rank(accepted_at: i64, priority: i64) -> i64 {
-    accepted_at.saturating_sub(priority.saturating_mul(1_000))
+    accepted_at.saturating_sub(priority.clamp(-PRIORITY_MAX, PRIORITY_MAX) * 1_000)
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -169,10 +172,20 @@ impl Store {
         let known = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if keyed.is_empty() && records.len() <= TOGETHER => {
                 let mut writing = turn.writing(writer).await?;
-                // All statements in one go: each go is a trip to the connection's own thread.
-                let mut whole = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
-                insert_sqlite(&mut whole, &records.iter().collect::<Vec<_>>(), node);
-                whole.push("COMMIT").build().persistent(records.len() <= KEPT).execute(&mut *writing).await?;
+                // All in one go, and where it can be in one statement, which is a commit by itself: each go is a
+                // trip to the connection's own thread, and that says of each statement that it is done.
+                let mut whole = QueryBuilder::<Sqlite>::new("");
+                let fresh: Vec<&NewRecord> = records.iter().collect();
+                if fresh.iter().any(|record| record.leased) {
+                    whole.push("BEGIN IMMEDIATE; ");
+                    lease_sqlite(&mut whole, &fresh, node);
+                    whole.push("; ");
+                    insert_sqlite(&mut whole, &fresh);
+                    whole.push("; COMMIT");
+                } else {
+                    insert_sqlite(&mut whole, &fresh);
+                }
+                whole.build().persistent(records.len() <= KEPT).execute(&mut *writing).await?;
                 writing.done();
                 Known::new()
             }
@@ -181,7 +194,11 @@ impl Store {
                 let known = put_keys_sqlite(&mut tx, &keyed, now).await?;
                 for part in fresh(records, &keyed, &known).chunks(TOGETHER) {
                     let mut insert = QueryBuilder::<Sqlite>::new("");
-                    insert_sqlite(&mut insert, part, node);
+                    if part.iter().any(|record| record.leased) {
+                        lease_sqlite(&mut insert, part, node);
+                        insert.push("; ");
+                    }
+                    insert_sqlite(&mut insert, part);
                     insert.build().persistent(false).execute(&mut *tx).await?;
                 }
                 reached(Failpoint::AcceptOpen);

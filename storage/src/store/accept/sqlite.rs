@@ -1,4 +1,5 @@
-//! Taking runs in on SQLite: rows of values, as many to a statement as its parameters allow.
+//! Taking runs in on SQLite: rows of values, as many to a statement as its parameters allow. A trigger puts each
+//! where it waits.
 
 use super::super::CHUNK;
 use super::{HELD, Keyed, Known, NewRecord, TAKE_EXPIRED, in_order};
@@ -39,12 +40,18 @@ pub(super) async fn put_keys_sqlite(
     Ok(known)
 }
 
-/// The statements that write runs.
-pub(super) fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord], node: &str) {
+/// What a trigger does with a new run: 0 ready, 1 buffer, and 2 more for one that pull workers carry.
+fn entry(record: &NewRecord) -> Option<i64> {
+    let pull = if record.basin.is_own() { 0 } else { 2 };
+    (!record.leased).then_some(i64::from(record.buffered) + pull)
+}
+
+/// The statement that writes runs.
+pub(super) fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord]) {
     insert.push(
         "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
             idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
-            expires_at) ",
+            expires_at, entry) ",
     );
     insert.push_values(records, |mut row, record| {
         row.push_bind(record.id.as_str())
@@ -64,28 +71,18 @@ pub(super) fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRe
             .push_bind(record.max_duration_ms)
             .push_bind(record.accepted_at.millis())
             .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis));
+            .push_bind(record.expires_at.map(Timestamp::millis))
+            .push_bind(entry(record));
     });
-    insert.push("; ");
-    let (held, passed): (Vec<&NewRecord>, Vec<&NewRecord>) = records.iter().partition(|record| record.buffered);
-    let (leased, ready): (Vec<&NewRecord>, Vec<&NewRecord>) = passed.into_iter().partition(|record| record.leased);
-    if !held.is_empty() {
-        hold_sqlite(insert, &held);
-    }
-    if !ready.is_empty() {
-        make_ready_sqlite(insert, &ready);
-    }
-    if !leased.is_empty() {
-        lease_sqlite(insert, &leased, node);
-    }
 }
 
-fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, leased: &[&NewRecord], node: &str) {
+/// The leases of those that have one from their first moment; before or after the statement that writes them.
+pub(super) fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRecord], node: &str) {
     insert.push(
         "INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
             max_duration_ms, since, holder, leased_at) ",
     );
-    insert.push_values(leased, |mut row, record| {
+    insert.push_values(records.iter().filter(|record| record.leased), |mut row, record| {
         row.push_bind(record.id.as_str())
             .push_bind(record.env.as_str())
             .push_bind(record.basin.as_str())
@@ -101,49 +98,4 @@ fn lease_sqlite(insert: &mut QueryBuilder<Sqlite>, leased: &[&NewRecord], node: 
             .push_bind(node)
             .push_bind(record.accepted_at.millis());
     });
-    insert.push("; ");
-}
-
-fn hold_sqlite(insert: &mut QueryBuilder<Sqlite>, held: &[&NewRecord]) {
-    insert.push(
-        "INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts,
-            max_duration_ms, accepted_at) ",
-    );
-    insert.push_values(held, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.basin.as_str())
-            .push_bind(record.lane.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.rank())
-            .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis());
-    });
-    insert.push("; ");
-}
-
-fn make_ready_sqlite(insert: &mut QueryBuilder<Sqlite>, ready: &[&NewRecord]) {
-    insert.push(
-        "INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts,
-            max_attempts, max_duration_ms, since) ",
-    );
-    insert.push_values(ready, |mut row, record| {
-        row.push_bind(record.id.as_str())
-            .push_bind(record.env.as_str())
-            .push_bind(record.basin.as_str())
-            .push_bind(record.lane.as_str())
-            .push_bind(record.task.as_str())
-            .push_bind(record.rank())
-            .push_bind(record.due_at())
-            .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(0_i64)
-            .push_bind(0_i64)
-            .push_bind(record.max_attempts)
-            .push_bind(record.max_duration_ms)
-            .push_bind(record.accepted_at.millis());
-    });
-    insert.push("; ");
 }
