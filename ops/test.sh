@@ -2,7 +2,7 @@
 # Everything that is checked, in one command: the same locally and in CI, as root or not, with only Rust there.
 #
 #   ops/test.sh           format, lints, build, all tests on SQLite and PostgreSQL, the vendors' own SDKs,
-#                         requests made from the API's own document
+#                         requests made from the API's own document, manifests and units of k8s/ and ops/
 #   ops/test.sh --soak    the same with longer kill runs
 #
 # Fast checks come first. Everything is built in the release profile, so that nothing is compiled twice.
@@ -19,7 +19,7 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
 # Settings of whoever runs this must not reach the tests.
 for name in "${!TIDEGATE_@}" "${!OPENAI_@}" "${!ANTHROPIC_@}"; do
     case $name in
-        TIDEGATE_SOAK | TIDEGATE_SEED | TIDEGATE_TEST_* | TIDEGATE_SDK_DIR | TIDEGATE_SCHEMATHESIS_DIR) ;;
+        TIDEGATE_SOAK | TIDEGATE_SEED | TIDEGATE_TEST_* | TIDEGATE_SDK_DIR | TIDEGATE_SCHEMATHESIS_DIR | TIDEGATE_MANIFESTS_DIR) ;;
         *) unset "$name" ;;
     esac
 done
@@ -108,6 +108,9 @@ if [ -x integration-tests/sdk/run.sh ]; then
 fi
 if [ -x integration-tests/schemathesis/run.sh ]; then
     step schemathesis integration-tests/schemathesis/run.sh
+fi
+if [ -x integration-tests/manifests/run.sh ]; then
+    step manifests integration-tests/manifests/run.sh
 fi
 # Last, so that the summary lines of cargo test are what a reader sees at the end.
 step tests cargo test --release --locked --workspace --no-fail-fast

@@ -22,7 +22,7 @@ use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpa
 use drive::Drive;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use storage::model::{BatchId, BatchState, JobState};
 use storage::store::{BatchRow, Opened};
@@ -70,7 +70,7 @@ impl BatchPoller {
 
     fn tick(&mut self, context: &mut Context<Self>) {
         while self.tasks.try_join_next().is_some() {}
-        if self.looking {
+        if self.looking || self.parts.draining.load(Ordering::Acquire) {
             return;
         }
         self.looking = true;

@@ -162,7 +162,7 @@ fn waiting(parts: &RunParts) -> Vec<Waiting> {
 /// that came due, and what was there before this process.
 async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
     let due = memory.scanned_at.is_none_or(|at| now().duration_since(at) >= parts.settings.scan_every);
-    if !due {
+    if !parts.gates.look_anew.swap(false, Ordering::AcqRel) && !due {
         return Ok(());
     }
     memory.scanned_at = Some(now());

@@ -21,4 +21,4 @@ pub mod backoff;
 mod system;
 
 pub use parts::Parts;
-pub use system::{Running, start, start_runs};
+pub use system::{Roles, Running, start, start_runs};

@@ -7,11 +7,11 @@ use std::time::Duration;
 use storage::StoreError;
 use storage::model::Timestamp;
 use tokio::time::{interval, timeout};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// Renews three times within the lease. When the store does not answer, runs are stopped before the lease ends,
 /// because somebody else may have them from then on; when it answers again in time, work goes on. Returns only
-/// when this node was declared gone.
+/// when this node was declared gone. Asked to drain, it gives back what it has not begun and claims nothing more.
 pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
     let mut until = parts.store.now() + lease;
     let mut renew = interval(lease / 3);
@@ -27,7 +27,12 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
         parts.gates.no_burials.store(!steady, Ordering::Release);
         match answer {
             Ok(Ok(renewed)) => {
-                until = renewed;
+                until = renewed.until;
+                if renewed.draining && !parts.gates.draining.swap(true, Ordering::AcqRel) {
+                    info!("asked to drain; taking nothing on any more");
+                    parts.gates.no_claims.store(true, Ordering::Release);
+                    parts.queue.give_back();
+                }
                 if fenced {
                     warn!("the store answers again; carrying on");
                     fenced = false;

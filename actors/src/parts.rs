@@ -5,6 +5,7 @@ use crate::price::PriceTable;
 use crate::provider::Provider;
 use dashmap::DashMap;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::StoreError;
 use storage::model::{BatchId, IdMint};
@@ -26,6 +27,8 @@ pub struct Parts {
     pub in_hand: Arc<DashMap<BatchId, ()>>,
     /// Held during a create where only its size tells a batch from another: one at a time.
     pub lane: Arc<tokio::sync::Mutex<()>>,
+    /// This node takes no batch on any more, and lets others have those it has.
+    pub draining: Arc<AtomicBool>,
     pub runtime: Handle,
 }
 

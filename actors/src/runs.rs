@@ -7,6 +7,7 @@ mod settler;
 mod recorder;
 mod breaker;
 mod presence;
+mod neighbours;
 mod fate;
 mod express;
 mod tasks;
@@ -18,6 +19,7 @@ pub use fate::fate;
 pub use intake::{Intake, IntakeError, StoreHealth, Verdict};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};
+pub use neighbours::Neighbours;
 pub use pace::Pace;
 pub use presence::Presence;
 pub use recorder::Recorder;
@@ -54,6 +56,7 @@ pub struct RunParts {
     pub in_hand: Arc<DashMap<RunId, watch::Sender<Option<Stop>>>>,
     pub gates: Arc<Gates>,
     pub presence: Presence,
+    pub neighbours: Neighbours,
     pub runtime: Handle,
 }
 
@@ -69,6 +72,10 @@ pub struct Gates {
     /// This node has just been cut off from the store, and so may the others have been: nobody is declared gone
     /// before all have had the time to renew.
     pub no_burials: AtomicBool,
+    /// This node takes nothing on any more: somebody asked it to drain. Shared with the actors of batches.
+    pub draining: Arc<AtomicBool>,
+    /// Other nodes may have made something ready that nobody here knows of.
+    pub look_anew: AtomicBool,
     /// `(env, queue)` pairs that are paused, as this node knows them.
     paused: RwLock<HashSet<(String, String)>>,
 }
@@ -103,12 +110,14 @@ impl RunParts {
             settler: settler.clone(),
         };
         let presence = Presence::start(store.clone(), doorbell.clone(), &runtime);
-        let intake = Intake::start(store.clone(), express, doorbell.clone(), &runtime)?;
-        Ok(RunParts {
+        let neighbours = Neighbours::start(&store, &runtime);
+        let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &runtime)?;
+        let parts = RunParts {
             in_hand: Arc::default(),
             queue,
             gates,
             presence,
+            neighbours,
             tasks,
             store,
             settings,
@@ -118,7 +127,9 @@ impl RunParts {
             intake,
             doorbell,
             runtime,
-        })
+        };
+        parts.runtime.spawn(neighbours::listen(parts.clone()));
+        Ok(parts)
     }
 
     /// Runs store work as a task on the shared runtime, whatever becomes of the caller meanwhile.

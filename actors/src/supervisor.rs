@@ -150,6 +150,9 @@ impl Supervisor {
 
     /// Hands every batch in flight to the BatchPoller; one that it has already is no matter.
     fn hand_back(&self, context: &mut Context<Self>) {
+        if self.poller.addr().is_none() {
+            return;
+        }
         let (parts, poller) = (self.parts.clone(), self.poller.clone());
         let work = async move {
             let in_flight = match parts.on_runtime(|parts| async move { parts.batches_in_flight().await }).await {

@@ -1,8 +1,10 @@
-//! Finds what was left behind: nodes whose lease lapsed, ended batches with unsettled requests, and provider
-//! batches that duplicate one of ours.
+//! Finds what was left behind: nodes whose lease lapsed, runs of carriers that are gone, ended batches with unsettled
+//! requests, and provider batches that duplicate one of ours.
 //!
-//! Owns: nothing but its timer. Wakes: every `sweep_every`. Never: settles a run or submits; it gives lapsed
-//! work free, cancels proven duplicates, and counts. Acts on positive evidence only; every pass is idempotent.
+//! Owns: nothing but its timer. Wakes: every second to look after what a dead node held, every `sweep_every` for the
+//! rest. Of several nodes one does each kind, by a role that it holds; what is a node's own is looked after by itself.
+//! Never: settles a run or submits; it gives lapsed work free, cancels proven duplicates, and counts. Acts on positive
+//! evidence only; every pass is idempotent.
 
 mod runs;
 mod strays;
@@ -37,17 +39,47 @@ pub struct Sweeper {
     parts: Parts,
     /// Where runs are carried out too.
     runs: Option<RunParts>,
+    /// Whether this node sweeps for all, or only after itself.
+    for_all: bool,
     sweeping: bool,
+    /// Short passes until the next whole one.
+    short: u32,
 }
+
+/// How much of it one pass does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// What this node alone can know.
+    Own,
+    /// That, and what others wait for: dead nodes, and what they held.
+    Urgent,
+    /// All.
+    Whole,
+}
+
+/// How soon what a dead node held is noticed, once its lease has lapsed.
+const URGENT_EVERY: Duration = Duration::from_secs(1);
 
 impl Sweeper {
     pub const NAME: &'static str = "sweeper";
 
-    pub fn new(parts: Parts, runs: Option<RunParts>) -> Sweeper {
-        Sweeper { parts, runs, sweeping: false }
+    pub fn new(parts: Parts, runs: Option<RunParts>, for_all: bool) -> Sweeper {
+        Sweeper { parts, runs, for_all, sweeping: false, short: 0 }
     }
 
-    fn sweep(&mut self, context: &mut Context<Self>) {
+    fn tick(&mut self, context: &mut Context<Self>) {
+        let every = self.parts.settings.sweep_every;
+        let whole = URGENT_EVERY * (self.short + 1) >= every;
+        self.short = if whole { 0 } else { self.short + 1 };
+        let pass = match (self.for_all, whole) {
+            (false, _) => Pass::Own,
+            (true, false) => Pass::Urgent,
+            (true, true) => Pass::Whole,
+        };
+        self.sweep(pass, context);
+    }
+
+    fn sweep(&mut self, how: Pass, context: &mut Context<Self>) {
         if self.sweeping {
             return;
         }
@@ -55,7 +87,7 @@ impl Sweeper {
         let (parts, runs) = (self.parts.clone(), self.runs.clone());
         let pass = async move {
             let deadline = parts.settings.look_deadline;
-            let work = parts.on_runtime(|parts| async move { sweep_once(&parts, runs.as_ref()).await });
+            let work = parts.on_runtime(move |parts| async move { sweep_once(&parts, runs.as_ref(), how).await });
             match tokio::time::timeout(deadline, work).await {
                 Ok(Ok(report)) if report != SweepReport::default() => info!(?report, "swept"),
                 Ok(Ok(_)) => {}
@@ -67,25 +99,47 @@ impl Sweeper {
     }
 }
 
-/// One pass over every kind.
+/// One pass over the kinds that it has, as far as no other node does them.
 pub async fn sweep_once(
     parts: &Parts,
     runs: Option<&RunParts>,
+    pass: Pass,
 ) -> Result<SweepReport, super::batch_poller::CallOrStore> {
     let store = &parts.store;
+    let mut report = SweepReport::default();
+    if let Some(runs) = runs {
+        runs::own(runs).await?;
+    }
+    if pass == Pass::Own {
+        return Ok(report);
+    }
     let may_bury = runs.is_none_or(|runs| !runs.gates.no_burials.load(std::sync::atomic::Ordering::Acquire));
-    let lapsed_nodes = if may_bury { store.bury_lapsed(store.now()).await? } else { 0 };
-    done("lapsed_nodes", parts);
-    let (runs_taken_back, runs_expired) = match runs {
-        Some(runs) => runs::sweep(runs).await?,
-        None => (0, 0),
-    };
-    done("runs", parts);
-    let unsettled = count_batches(parts).await?;
-    done("unsettled_batches", parts);
-    let duplicates = strays::sweep(parts).await?;
-    done("duplicate_batches", parts);
-    Ok(SweepReport { lapsed_nodes, unsettled_batches: unsettled, duplicates, runs_taken_back, runs_expired })
+    if may_bury && is_ours(parts, "sweep.lapsed_nodes").await? {
+        report.lapsed_nodes = store.bury_lapsed(store.now()).await?;
+        done("lapsed_nodes", parts);
+    }
+    if let Some(runs) = runs
+        && is_ours(parts, "sweep.runs").await?
+    {
+        report.runs_taken_back = runs::take_back(runs).await?;
+        if pass == Pass::Whole {
+            report.runs_expired = runs::expire(runs).await?;
+            runs::gauges(runs).await?;
+        }
+        done("runs", parts);
+    }
+    if pass == Pass::Whole && is_ours(parts, "sweep.batches").await? {
+        report.unsettled_batches = count_batches(parts).await?;
+        done("unsettled_batches", parts);
+        report.duplicates = strays::sweep(parts).await?;
+        done("duplicate_batches", parts);
+    }
+    Ok(report)
+}
+
+/// Whether this node does a kind for all. A command that works on its own job does it for itself.
+async fn is_ours(parts: &Parts, role: &str) -> Result<bool, storage::StoreError> {
+    Ok(parts.settings.pool.is_some() || parts.store.hold_role(role, parts.store.now()).await?.is_some())
 }
 
 /// Sets the gauges from one read, and tells how many batches have ended and are still not settled.
@@ -117,9 +171,10 @@ impl Actor for Sweeper {
     fn started(&mut self, context: &mut Context<Self>) {
         // What the node before this one held is not left waiting for the first tick.
         if self.runs.is_some() {
-            self.sweep(context);
+            self.sweep(if self.for_all { Pass::Whole } else { Pass::Own }, context);
         }
-        context.run_interval(self.parts.settings.sweep_every, |this, context| this.sweep(context));
+        let every = self.parts.settings.sweep_every.min(URGENT_EVERY);
+        context.run_interval(every, |this, context| this.tick(context));
     }
 }
 
@@ -128,8 +183,9 @@ impl Handler<Sweep> for Sweeper {
 
     fn handle(&mut self, _: Sweep, _: &mut Context<Self>) -> Self::Result {
         let (parts, runs) = (self.parts.clone(), self.runs.clone());
-        let work =
-            async move { parts.on_runtime(|parts| async move { sweep_once(&parts, runs.as_ref()).await }).await };
+        let work = async move {
+            parts.on_runtime(|parts| async move { sweep_once(&parts, runs.as_ref(), Pass::Whole).await }).await
+        };
         work.map(|report| {
             if let Err(error) = report {
                 warn!(%error, "sweep did not go through");

@@ -29,22 +29,33 @@ impl Running {
     }
 }
 
+/// Which actors a node has.
+#[derive(Debug, Clone, Copy)]
+pub struct Roles {
+    /// Drainer and Workers.
+    pub worker: bool,
+    /// BatchPoller and JobDrive.
+    pub poller: bool,
+    /// Sweeps for all nodes; each sweeps after itself in any case.
+    pub sweeper: bool,
+}
+
 /// Starts the supervisor and under it: BatchPoller, JobDrive, Sweeper. Needs an actix `System` on this thread.
 pub fn start(parts: Parts, runtime: Arc<Runtime>) -> Running {
-    start_all(parts, None, runtime)
+    start_all(parts, None, Roles { worker: false, poller: true, sweeper: true }, runtime)
 }
 
-/// The same, and the Drainer and a Worker for every slot, which carry runs out.
-pub fn start_runs(parts: Parts, runs: RunParts, runtime: Arc<Runtime>) -> Running {
-    start_all(parts, Some(runs), runtime)
+/// Starts the supervisor and the actors of some roles, on a node where runs come in or are carried out.
+pub fn start_runs(parts: Parts, runs: RunParts, roles: Roles, runtime: Arc<Runtime>) -> Running {
+    start_all(parts, Some(runs), roles, runtime)
 }
 
-fn start_all(parts: Parts, runs: Option<RunParts>, runtime: Arc<Runtime>) -> Running {
+fn start_all(parts: Parts, runs: Option<RunParts>, roles: Roles, runtime: Arc<Runtime>) -> Running {
     let (gave_up, given_up) = watch::channel(None);
     let (drive, drive_ref) = Child::new(JobDrive::NAME, runtime.clone(), factory(&parts, JobDrive::new));
     let sweeper_factory = {
         let (parts, runs) = (parts.clone(), runs.clone());
-        Arc::new(move |_| Sweeper::new(parts.clone(), runs.clone()))
+        Arc::new(move |_| Sweeper::new(parts.clone(), runs.clone(), roles.sweeper))
     };
     let (sweeper, _) = Child::new(Sweeper::NAME, runtime.clone(), sweeper_factory);
     // The BatchPoller asks the Supervisor for batches; the Supervisor builds the BatchPoller.
@@ -55,8 +66,12 @@ fn start_all(parts: Parts, runs: Option<RunParts>, runtime: Arc<Runtime>) -> Run
         Arc::new(move |_| BatchPoller::new(parts.clone(), supervisor.clone(), drive_ref.clone()))
     };
     let (poller, poller_ref) = Child::new(BatchPoller::NAME, runtime.clone(), poller_factory);
-    let mut children = vec![drive, poller, sweeper];
-    if let Some(runs) = runs {
+    let mut children = Vec::new();
+    if roles.poller {
+        children.extend([drive, poller]);
+    }
+    children.push(sweeper);
+    if let Some(runs) = runs.filter(|_| roles.worker) {
         children.extend(carriers(&runs, &runtime));
     }
     let root = Supervisor::new(parts, children, poller_ref, gave_up);

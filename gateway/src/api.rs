@@ -151,6 +151,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/buffer"),
     ("GET", "/buffer/entries"),
     ("GET", "/nodes"),
+    ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
 ];
 
@@ -182,6 +183,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/buffer").route(web::get().to(buffer::depths)))
             .service(resource("/buffer/entries").route(web::get().to(buffer_entries::list)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
+            .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
             .service(resource("/actors").route(web::get().to(fleet::actors))),
     );
     docs::routes(config);

@@ -4,7 +4,10 @@ mod remote;
 mod runs;
 mod fleet;
 
-pub use fleet::{BufferArgs, BufferCommand, DevArgs, KeysCommand, WorkerArgs, WorkersArgs, WorkersCommand};
+pub use fleet::{
+    BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
+    WorkersCommand,
+};
 pub use remote::Remote;
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
 
@@ -31,6 +34,9 @@ pub struct Common {
     /// Where the state lives: sqlite:PATH or postgres://… (default: a SQLite file in your state directory)
     #[arg(long, global = true, env = "TIDEGATE_STORE", hide_env_values = true, value_name = "URL")]
     pub store: Option<String>,
+    /// File that holds the store's URL, for one with a password in it
+    #[arg(long, global = true, env = "TIDEGATE_STORE_FILE", value_name = "FILE", value_parser = maybe_empty())]
+    pub store_file: Option<PathBuf>,
     /// Configuration file (default: tidegate.toml here, if there is one)
     #[arg(long, global = true, env = "TIDEGATE_CONFIG", value_name = "FILE", value_parser = maybe_empty())]
     pub config: Option<PathBuf>,
@@ -73,6 +79,11 @@ pub enum Command {
     Workers(WorkersArgs),
     /// What is accepted and waits to be let through
     Buffer(BufferArgs),
+    /// The nodes on one database: see them, let one go
+    Nodes(NodesArgs),
+    /// The store's schema
+    #[command(subcommand)]
+    Db(DbCommand),
     /// API keys, in the store itself
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -85,7 +85,7 @@ impl std::error::Error for Failure {}
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let exit = match &error {
-            StoreError::BadUrl { .. } => Exit::Usage,
+            StoreError::BadUrl { .. } | StoreError::Pooler | StoreError::TooOld { .. } => Exit::Usage,
             StoreError::Owned { .. } | StoreError::Moved { .. } | StoreError::LeaseLost { .. } => Exit::Conflict,
             _ if error.is_unreachable() => Exit::Unreachable,
             _ => Exit::StoreFailed,
@@ -93,6 +93,10 @@ impl From<StoreError> for Failure {
         let failure = Failure::new(exit, &error);
         match error {
             StoreError::File { .. } => failure.hint("name another place with --store sqlite:PATH"),
+            StoreError::Pooler => {
+                failure.hint("name the database itself with --store, or use the pooler by the session")
+            }
+            StoreError::TooOld { .. } => failure.hint("use the version that the other nodes have"),
             StoreError::Database(_) if exit == Exit::Unreachable => {
                 failure.hint("check that the database runs and that --store names it rightly")
             }

@@ -48,6 +48,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Runs(args) => gateway::runs::run(args, &cli.common),
         Command::Workers(args) => gateway::workers::run(args, &cli.common),
         Command::Buffer(args) => gateway::buffer::run(args, &cli.common),
+        Command::Nodes(args) => gateway::nodes::run(args, &cli.common),
+        Command::Db(command) => gateway::db::run(command, &cli.common),
         Command::Keys(command) => gateway::keys::run(command, &cli.common, &config),
         Command::Openapi => gateway::openapi::run(cli.common.output),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),

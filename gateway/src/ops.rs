@@ -4,7 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::http::guard;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
-use actors::runs::Presence;
+use actors::runs::{Presence, RunParts};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,22 +14,23 @@ use std::time::Duration;
 /// Histograms hold every observation until somebody scrapes or this runs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Whether requests are welcome here: after the start, before the stop, and while the store is there.
+/// Whether requests are welcome here: after the start, before the stop, and while the store is there and nobody has
+/// asked this node to drain.
 #[derive(Debug, Default)]
 pub struct Readiness {
     pub ready: AtomicBool,
-    store: OnceLock<Presence>,
+    node: OnceLock<(Presence, Arc<AtomicBool>)>,
 }
 
 impl Readiness {
     fn of_a_command() -> Readiness {
-        Readiness { ready: AtomicBool::new(true), store: OnceLock::new() }
+        Readiness { ready: AtomicBool::new(true), node: OnceLock::new() }
     }
 
-    /// From now on it is not ready while the store is away.
-    pub fn follow(&self, store: Presence) {
+    /// From now on it is not ready while the store is away, nor once it drains.
+    pub fn follow(&self, runs: &RunParts) {
         // Only the first one counts, and there is no second.
-        let _ = self.store.set(store);
+        let _ = self.node.set((runs.presence.clone(), runs.gates.draining.clone()));
     }
 
     fn has_started(&self) -> bool {
@@ -37,7 +38,8 @@ impl Readiness {
     }
 
     fn is_ready(&self) -> bool {
-        self.has_started() && !self.store.get().is_some_and(Presence::is_away)
+        let out = |(store, draining): &(Presence, Arc<AtomicBool>)| store.is_away() || draining.load(Ordering::Acquire);
+        self.has_started() && !self.node.get().is_some_and(out)
     }
 }
 

@@ -165,7 +165,7 @@ pub fn sim_folder(common: &Common) -> Result<PathBuf, Failure> {
     if let Some(path) = url.strip_prefix("sqlite:") {
         return Ok(PathBuf::from(format!("{}.sim", path.strip_prefix("//").unwrap_or(path))));
     }
-    let beside = store_url(&Common { store: None, ..common.clone() })?;
+    let beside = store_url(&Common { store: None, store_file: None, ..common.clone() })?;
     let digest = short_digest(&[&url]);
     Ok(PathBuf::from(format!("{}-{digest}.sim", beside.trim_start_matches("sqlite:"))))
 }

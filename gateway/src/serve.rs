@@ -16,7 +16,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use actors::config::{Settings, Supervision};
 use actors::runs::RunParts;
-use actors::{Parts, Running, node_lease};
+use actors::{Parts, Roles, Running, node_lease};
 use rand::SeedableRng;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,10 +71,12 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     }
     let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start a thread: {error}"));
     let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone()).map_err(cannot)?;
-    readiness.follow(runs.presence.clone());
+    readiness.follow(&runs);
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
-    let parts = parts(&store, config, &runtime)?;
-    let running = actors::start_runs(parts, runs.clone(), runtime.clone());
+    let parts = parts(&store, config, &runs, &runtime)?;
+    let of = |role| roles.contains(&role);
+    let on = Roles { worker: of(Role::Worker), poller: of(Role::Poller), sweeper: of(Role::Sweeper) };
+    let running = actors::start_runs(parts, runs.clone(), on, runtime.clone());
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
@@ -96,7 +98,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     ended
 }
 
-fn parts(store: &Store, config: &Config, runtime: &Arc<Runtime>) -> Result<Parts, Failure> {
+fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>) -> Result<Parts, Failure> {
     let supervision = Supervision {
         hang_after: Duration::from_secs_f64(config.supervisor.hang_seconds),
         max_restarts: config.supervisor.max_restarts,
@@ -118,6 +120,7 @@ fn parts(store: &Store, config: &Config, runtime: &Arc<Runtime>) -> Result<Parts
         ids: Arc::new(Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng())))),
         in_hand: Arc::default(),
         lane: Arc::default(),
+        draining: runs.gates.draining.clone(),
         runtime: runtime.handle().clone(),
     })
 }

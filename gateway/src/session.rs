@@ -43,10 +43,16 @@ pub fn runtime() -> Result<Arc<Runtime>, Failure> {
     runtime.map(Arc::new).map_err(cannot)
 }
 
-/// The store's URL: as given, or a SQLite file in the user's state directory.
+/// The store's URL: as given, as a file says, or a SQLite file in the user's state directory.
 pub fn store_url(common: &Common) -> Result<String, Failure> {
     if let Some(url) = common.store.as_ref().filter(|url| !url.is_empty()) {
         return Ok(url.clone());
+    }
+    if let Some(path) = common.store_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        let unreadable = |error| Failure::usage(format!("--store-file {}: cannot read it: {error}", path.display()));
+        let url = std::fs::read_to_string(path).map_err(unreadable)?;
+        let empty = || Failure::usage(format!("--store-file {}: there is no URL in it", path.display()));
+        return Some(url.trim().to_owned()).filter(|url| !url.is_empty()).ok_or_else(empty);
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));

@@ -30,6 +30,12 @@ pub enum StoreError {
     OldSqlite { found: String },
     #[error("the store's schema does not fit this binary: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the store needs a newer tidegate (level {least}; this one is of level {level})")]
+    TooOld { least: i64, level: i64 },
+    #[error(
+        "the database is reached through a pooler that lends connections by the transaction or statement, which cannot work"
+    )]
+    Pooler,
     #[error("the store could not carry out a statement: {0}")]
     Database(#[from] sqlx::Error),
     #[error("{entity} {id} has moved on since it was read (now {now})")]
@@ -55,6 +61,7 @@ impl StoreError {
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
             StoreError::OldSqlite { .. } | StoreError::Migrate(_) | StoreError::NulInText { .. } => Class::Terminal,
+            StoreError::TooOld { .. } | StoreError::Pooler => Class::Terminal,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Named places at which a process can be made to die, so that tests can kill it at every await that matters.
 //!
-//! `TIDEGATE_FAILPOINT=NAME[:NTH]` kills this process with SIGKILL when the place NAME is passed for the
-//! NTH time (default 1). Unset, a failpoint costs one atomic load. The table is the list of places; a name
+//! `TIDEGATE_FAILPOINT=NAME[:NTH[:stop]]` kills this process with SIGKILL when the place NAME is passed for the
+//! NTH time (default 1); with `stop` it is frozen there by SIGSTOP, until somebody sends SIGCONT. Unset, a failpoint costs one atomic load. The table is the list of places; a name
 //! that is not in it is refused at start, so that no test can wait for a place that does not exist.
 
 use std::sync::OnceLock;
@@ -104,6 +104,8 @@ struct Armed {
     name: String,
     nth: u32,
     seen: AtomicU32,
+    /// Freezes instead of killing.
+    stops: bool,
 }
 
 static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
@@ -112,8 +114,10 @@ fn armed() -> Option<&'static Armed> {
     ARMED
         .get_or_init(|| {
             let setting = std::env::var("TIDEGATE_FAILPOINT").ok().filter(|setting| !setting.is_empty())?;
-            let (name, nth) = setting.split_once(':').unwrap_or((&setting, "1"));
-            Some(Armed { name: name.to_owned(), nth: nth.parse().unwrap_or(1), seen: AtomicU32::new(0) })
+            let mut parts = setting.split(':');
+            let name = parts.next().unwrap_or_default().to_owned();
+            let nth = parts.next().and_then(|nth| nth.parse().ok()).unwrap_or(1);
+            Some(Armed { name, nth, seen: AtomicU32::new(0), stops: parts.next() == Some("stop") })
         })
         .as_ref()
 }
@@ -132,8 +136,17 @@ pub fn reached(point: Failpoint) {
         && armed.name == point.name()
         && armed.seen.fetch_add(1, Ordering::SeqCst) + 1 == armed.nth
     {
-        kill_this_process();
+        if armed.stops {
+            freeze_this_process();
+        } else {
+            kill_this_process();
+        }
     }
+}
+
+/// Returns when somebody has sent SIGCONT.
+fn freeze_this_process() {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
 }
 
 fn kill_this_process() -> ! {

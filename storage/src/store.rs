@@ -6,10 +6,13 @@
 //! before a connection is used again.
 
 mod open;
+mod schema;
+mod doorbell;
 mod hot;
 mod probe;
 mod writer;
 mod nodes;
+mod roles;
 mod jobs;
 mod rounds;
 mod intake;
@@ -45,11 +48,12 @@ pub use canaries::{Canary, CanaryState};
 pub use caps::{Cap, Capped};
 pub use claim::{Claim, Limits, Opened};
 pub use dispatch::{LaneHead, Leased, Share, Taker};
+pub use doorbell::{Bell, Heard};
 pub use intake::PoolCounts;
 pub use jobs::{JobMove, JobRow, NewJob};
 pub use keys::ApiKey;
 pub use live::LiveRequest;
-pub use nodes::NodeRow;
+pub use nodes::{NodeRow, Renewed};
 pub use open::{OpenOptions, StoreClock};
 pub use operator::{Engine, IdOwner};
 pub use output::{NewChunk, OutputChunk, OutputEnd};
@@ -59,6 +63,7 @@ pub use reconcile::Stray;
 pub use records::{PastAttempt, RunFilter, RunRecord};
 pub use results::ResultRow;
 pub use rounds::RoundRow;
+pub use schema::{MigrationRow, migrate, schema};
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
 pub use taking::Claimed;

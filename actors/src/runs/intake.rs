@@ -4,8 +4,8 @@ mod line;
 
 pub use line::Verdict;
 
-use super::Pace;
 use super::express::Express;
+use super::{Neighbours, Pace};
 use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
 use futures_util::future::join;
@@ -77,17 +77,24 @@ impl Intake {
         store: Store,
         express: Express,
         doorbell: Arc<Notify>,
+        neighbours: Neighbours,
         runtime: &Handle,
     ) -> std::io::Result<Intake> {
         let (wishes, queue) = mpsc::channel(express.settings.intake_queue);
         let health = Arc::new(StoreHealth::default());
         let arrivals = Arc::new(Notify::new());
-        let counter = Counter { store, express, doorbell, health: health.clone(), arrivals: arrivals.clone() };
+        let counter =
+            Counter { store, express, doorbell, neighbours, health: health.clone(), arrivals: arrivals.clone() };
         let runtime = runtime.clone();
         // SQLite's thread says of each statement that it is done. Here that wakes this thread and nobody else; on
         // the shared runtime it would wake a second one each time, to look for work that is not there.
         thread::Builder::new().name("intake".to_owned()).spawn(move || runtime.block_on(counter.work(queue)))?;
         Ok(Intake { wishes, health, arrivals })
+    }
+
+    /// Runs have come in on another node.
+    pub(super) fn announce(&self) {
+        self.arrivals.notify_waiters();
     }
 
     /// Resolves at the next commit of runs.
@@ -119,6 +126,7 @@ struct Counter {
     store: Store,
     express: Express,
     doorbell: Arc<Notify>,
+    neighbours: Neighbours,
     health: Arc<StoreHealth>,
     arrivals: Arc<Notify>,
 }
@@ -280,10 +288,12 @@ impl Counter {
             if record.not_before.is_none() && !record.leased {
                 waiting = true;
                 self.express.lanes.note(&record.basin, &record.lane, record.rank());
+                self.neighbours.ready(&record.basin, &record.lane, record.rank());
             }
         }
         if buffered > 0 {
             self.express.gates.buffered.store(true, Ordering::Release);
+            self.neighbours.buffered();
         }
         // Nobody has to look for runs that went the short way, nor where nobody would carry them out.
         if buffered > 0 || (waiting && self.express.settings.slots > 0) {

@@ -14,14 +14,21 @@ const PASS: i64 = 2_000;
 /// An answer of the store that has not come by then will not come.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
-/// One pass; returns how many runs were taken back and how many expired.
-pub async fn sweep(parts: &RunParts) -> Result<(u64, u64), StoreError> {
+/// What this node alone can know: attempts that it leases without knowing it, and those that it is to stop.
+pub async fn own(parts: &RunParts) -> Result<(), StoreError> {
+    give_back_unknown(parts).await?;
+    stop_cancelled(parts).await
+}
+
+/// Takes runs back from carriers that are gone; returns how many.
+pub async fn take_back(parts: &RunParts) -> Result<u64, StoreError> {
     let store = &parts.store;
     let taken_back = store.take_back(store.now(), PASS).await?;
     for finished in &taken_back {
         let Some(state) = finished.state else { continue };
         if !state.is_terminal() {
             parts.lanes.note(&finished.basin, &finished.lane, i64::MIN);
+            parts.neighbours.ready(&finished.basin, &finished.lane, i64::MIN);
         }
         parts.settler.announce(Settled { run: finished.run.clone(), env: finished.env.clone(), state });
     }
@@ -29,12 +36,14 @@ pub async fn sweep(parts: &RunParts) -> Result<(u64, u64), StoreError> {
         info!(runs = taken_back.len(), "took runs back whose carrier is gone");
         parts.doorbell.notify_one();
     }
-    give_back_unknown(parts).await?;
-    stop_cancelled(parts).await?;
-    let expired = store.expire_runs(store.now(), PASS).await?;
+    Ok(taken_back.len() as u64)
+}
+
+/// Ends runs that have waited longer than they were to; returns how many.
+pub async fn expire(parts: &RunParts) -> Result<u64, StoreError> {
+    let expired = parts.store.expire_runs(parts.store.now(), PASS).await?;
     metrics::counter!(crate::metrics::RUNS_FINISHED, "state" => RunState::Expired.word()).increment(expired);
-    gauges(parts).await?;
-    Ok((taken_back.len() as u64, expired))
+    Ok(expired)
 }
 
 /// Gives attempts back that this node has leased without knowing it: the commit went through, and its answer
@@ -61,7 +70,7 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
 }
 
 /// What waits in the buffer, from one read.
-async fn gauges(parts: &RunParts) -> Result<(), StoreError> {
+pub async fn gauges(parts: &RunParts) -> Result<(), StoreError> {
     let store = &parts.store;
     let depths = store.buffer_depths(None).await?;
     let parked: i64 = depths.iter().map(|depth| depth.parked).sum();

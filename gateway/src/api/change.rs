@@ -79,7 +79,9 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
             false
         }
         Cancelled::Asked { .. } => {
-            api.runs.stop_run(&id, Stop::Cancelled);
+            if !api.runs.stop_run(&id, Stop::Cancelled) {
+                api.runs.neighbours.cancelled(&id);
+            }
             true
         }
     };

@@ -7,7 +7,8 @@ use crate::http::problem::Problem;
 use actix_web::{HttpResponse, web};
 use actors::supervisor::{Exit, Tree};
 use serde::Serialize;
-use storage::model::Timestamp;
+use storage::model::{NodeId, Timestamp};
+use storage::store::NodeRow;
 
 #[derive(Serialize)]
 struct NodeView {
@@ -15,24 +16,45 @@ struct NodeView {
     host: String,
     pid: i64,
     state: String,
+    level: i64,
     lease_until: String,
     this: bool,
+}
+
+impl NodeView {
+    fn of(row: NodeRow, own: &NodeId) -> NodeView {
+        NodeView {
+            this: row.id == own.as_str(),
+            id: row.id,
+            host: row.host,
+            pid: row.pid,
+            state: row.state,
+            level: row.level,
+            lease_until: Timestamp::from_millis(row.lease_until).to_string(),
+        }
+    }
 }
 
 /// `GET /nodes`
 pub async fn nodes(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::Admin)?;
     let rows = api.store(|runs| async move { runs.store.nodes_alive().await }).await?;
-    let own = api.runs.store.node().as_str().to_owned();
-    let view = |row: storage::store::NodeRow| NodeView {
-        this: row.id == own,
-        id: row.id,
-        host: row.host,
-        pid: row.pid,
-        state: row.state,
-        lease_until: Timestamp::from_millis(row.lease_until).to_string(),
-    };
+    let view = |row| NodeView::of(row, api.runs.store.node());
     Ok(HttpResponse::Ok().json(Page::whole(rows.into_iter().map(view).collect())))
+}
+
+/// `POST /nodes/{id}/drain`: it finishes what it has and takes nothing on. Once asked, asking again changes nothing.
+pub async fn drain(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Admin)?;
+    let node = NodeId::from_text(id.into_inner());
+    let row = api
+        .store(move |runs| async move {
+            runs.store.drain_node(&node).await?;
+            runs.store.node_row(&node).await
+        })
+        .await?;
+    let row = row.filter(|row| row.state != "gone").ok_or_else(|| Problem::not_found("node"))?;
+    Ok(HttpResponse::Ok().json(NodeView::of(row, api.runs.store.node())))
 }
 
 #[derive(Serialize)]

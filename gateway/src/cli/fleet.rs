@@ -1,4 +1,4 @@
-//! `tidegate workers …`, `buffer …`, `keys …` and `dev`.
+//! `tidegate workers …`, `buffer …`, `nodes …`, `db …`, `keys …` and `dev`.
 
 use super::{Remote, duration};
 use clap::{Args, Subcommand};
@@ -74,6 +74,34 @@ pub enum BufferCommand {
         #[arg(long, value_name = "CURSOR")]
         after: Option<String>,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct NodesArgs {
+    #[command(flatten)]
+    pub remote: Remote,
+    #[command(subcommand)]
+    pub command: NodesCommand,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum NodesCommand {
+    /// List the nodes that are there
+    List,
+    /// Let a node finish what it has and take nothing on; stop it when it is idle
+    Drain {
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// These open the store itself, and work on nothing in it.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum DbCommand {
+    /// Bring the schema up to date; older nodes go on beside it
+    Migrate,
+    /// Print what the store has, and what this binary would add
+    Status,
 }
 
 /// These open the store itself: the first key cannot come from a server that asks for one.

@@ -66,6 +66,29 @@ const fn ok(what: &'static str, form: Option<(&'static str, Shape)>) -> Answer {
     Answer { status: 200, what, form, headers: &[], example: None }
 }
 
+/// What an operator may ask for or want done; nothing of it has a body.
+const fn of_operator(
+    (method, path): (&'static str, &'static str),
+    id: &'static str,
+    summary: &'static str,
+    description: &'static str,
+    answers: &'static [Answer],
+) -> Operation {
+    Operation {
+        method,
+        path,
+        id,
+        tag: "operations",
+        summary,
+        description,
+        scope: "admin",
+        parameters: &[],
+        body: None,
+        answers,
+        refusals: &[],
+    }
+}
+
 /// An operation of the worker's protocol; each has a body of its own and a short answer.
 const fn of_worker(
     path: &'static str,
@@ -466,30 +489,19 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[ok("A page of entries.", page("BufferEntry"))],
         refusals: &[],
     },
-    Operation {
-        method: "GET",
-        path: "/nodes",
-        id: "nodes_list",
-        tag: "operations",
-        summary: "The nodes that are there",
-        description: "",
-        scope: "admin",
-        parameters: &[],
-        body: None,
-        answers: &[ok("All of them.", page("Node"))],
-        refusals: &[],
-    },
-    Operation {
-        method: "GET",
-        path: "/actors",
-        id: "actors_list",
-        tag: "operations",
-        summary: "The supervision tree of this node",
-        description: "",
-        scope: "admin",
-        parameters: &[],
-        body: None,
-        answers: &[ok("All of it.", page("Actor"))],
-        refusals: &[],
-    },
+    of_operator(("GET", "/nodes"), "nodes_list", "The nodes that are there", "", &[ok("All of them.", page("Node"))]),
+    of_operator(
+        ("POST", "/nodes/{id}/drain"),
+        "nodes_drain",
+        "Let a node take nothing on any more",
+        "It finishes what it has, is not ready any more, and can be stopped once it is idle.",
+        &[ok("The node.", json("Node"))],
+    ),
+    of_operator(
+        ("GET", "/actors"),
+        "actors_list",
+        "The supervision tree of this node",
+        "",
+        &[ok("All of it.", page("Actor"))],
+    ),
 ];

@@ -197,12 +197,13 @@ fn buffer_entry() -> Value {
 fn node() -> Value {
     json!({
         "type": "object",
-        "required": ["id", "host", "pid", "state", "lease_until", "this"],
+        "required": ["id", "host", "pid", "state", "level", "lease_until", "this"],
         "properties": {
             "id": { "type": "string" },
             "host": { "type": "string" },
             "pid": { "type": "integer" },
             "state": { "type": "string" },
+            "level": { "type": "integer", "description": "What its version understands." },
             "lease_until": time(),
             "this": { "type": "boolean", "description": "It is the one that answers." },
         },

@@ -73,6 +73,7 @@ impl Engine {
             ids: Arc::new(Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng())))),
             in_hand: Arc::default(),
             lane: Arc::default(),
+            draining: Arc::default(),
             runtime: runtime.handle().clone(),
         };
         let sweep_every = Duration::from_secs_f64(config.supervisor.sweep_seconds);
@@ -225,7 +226,7 @@ async fn keep_lease(store: Store, lease: Duration) -> StoreError {
     loop {
         renew.tick().await;
         match timeout(lease / 3, store.renew_lease(lease)).await {
-            Ok(Ok(renewed)) => until = renewed,
+            Ok(Ok(renewed)) => until = renewed.until,
             Ok(Err(error @ StoreError::Moved { .. })) => return error,
             Ok(Err(_)) | Err(_) if store.now() < until - lease / 6 => {}
             Ok(Err(_)) | Err(_) => return StoreError::LeaseLost { until },

@@ -191,13 +191,15 @@ const LIST_BATCHES: &str = concat!(
     ORDER BY created_at DESC, id DESC LIMIT $5"
 );
 
-/// A batch changes hands when its holder is this node (an actor was rebuilt), gone, or lapsed. Every
+/// A batch changes hands when its holder is this node (an actor was rebuilt), gone, or lapsed; also when it is
+/// draining, unless a create is under way, whose answer it alone can hear. Every
 /// change of hands raises the epoch, which fences whatever the holder before may still be about to write.
 const TAKE_BATCH: &str = "-- take_batch
 UPDATE batches SET epoch = epoch + 1, holder = $2
 WHERE id = $1 AND state NOT IN ('collected', 'abandoned')
     AND (holder IS NULL OR holder = $2
-        OR holder IN (SELECT id FROM nodes WHERE state = 'gone' OR lease_until < $3)
+        OR holder IN (SELECT id FROM nodes WHERE state = 'gone' OR lease_until < $3
+            OR (state = 'draining' AND batches.state <> 'submitting'))
         OR holder NOT IN (SELECT id FROM nodes))
 RETURNING epoch";
 

@@ -25,6 +25,8 @@ pub(super) enum Hot {
     Lease,
     /// Nothing but looking whether the store answers.
     Probe,
+    /// Telling other nodes: a notification takes a lock that all share, so never with a commit that others wait for.
+    Ring,
 }
 
 /// A connection, and the outages that had been noticed when it was made.
@@ -40,6 +42,7 @@ pub(super) struct HotConnections {
     finish: Kept,
     lease: Kept,
     probe: Kept,
+    ring: Kept,
     closed: AtomicBool,
 }
 
@@ -57,6 +60,7 @@ impl HotConnections {
             finish: Kept::default(),
             lease: Kept::default(),
             probe: Kept::default(),
+            ring: Kept::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -68,7 +72,13 @@ impl HotConnections {
             Hot::Finish => &self.finish,
             Hot::Lease => &self.lease,
             Hot::Probe => &self.probe,
+            Hot::Ring => &self.ring,
         }
+    }
+
+    /// How to reach the database, for a connection that is none of these.
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
     }
 
     /// No connection that there is now is used again.
@@ -101,7 +111,7 @@ impl HotConnections {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for slot in [&self.accept, &self.claim, &self.finish, &self.lease, &self.probe] {
+        for slot in [&self.accept, &self.claim, &self.finish, &self.lease, &self.probe, &self.ring] {
             if let Some((_, connection)) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }

@@ -1,6 +1,7 @@
 //! Nodes and their leases. A node's lease covers everything that names it as holder.
 
 use super::hot::Hot;
+use super::schema::LEVEL;
 use super::{Pools, Store, expect_one, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
@@ -14,6 +15,16 @@ pub struct NodeRow {
     pub pid: i64,
     pub state: String,
     pub lease_until: i64,
+    /// What its binary understands; 0 from before there were levels.
+    pub level: i64,
+}
+
+/// A lease as it is after a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    pub until: Timestamp,
+    /// Somebody wants this node to take nothing on any more.
+    pub draining: bool,
 }
 
 impl NodeRow {
@@ -24,7 +35,7 @@ impl NodeRow {
 }
 
 const INSERT_NODE: &str = "-- insert_node
-INSERT INTO nodes (id, host, pid, state, started_at, lease_until) VALUES ($1, $2, $3, 'live', $4, $5)";
+INSERT INTO nodes (id, host, pid, state, started_at, lease_until, level) VALUES ($1, $2, $3, 'live', $4, $5, $6)";
 
 /// Nobody but the holder of the file's lock can be alive on a SQLite store.
 const BURY_OTHERS: &str = "-- bury_others
@@ -34,23 +45,26 @@ const BURY_LAPSED: &str = "-- bury_lapsed
 UPDATE nodes SET state = 'gone' WHERE state <> 'gone' AND lease_until < $1 AND id <> $2";
 
 const RENEW: &str = "-- renew
-UPDATE nodes SET lease_until = $2 WHERE id = $1 AND state IN ('live', 'draining')";
+UPDATE nodes SET lease_until = $2 WHERE id = $1 AND state IN ('live', 'draining') RETURNING state";
+
+const DRAIN: &str = "-- drain
+UPDATE nodes SET state = 'draining' WHERE id = $1 AND state = 'live'";
 
 const LEAVE: &str = "-- leave
 UPDATE nodes SET state = 'gone' WHERE id = $1 AND state <> 'gone'";
 
 const NODE: &str = "-- node
-SELECT id, host, pid, state, lease_until FROM nodes WHERE id = $1";
+SELECT id, host, pid, state, lease_until, level FROM nodes WHERE id = $1";
 
 const NODES_ALIVE: &str = "-- nodes_alive
-SELECT id, host, pid, state, lease_until FROM nodes WHERE state <> 'gone' ORDER BY started_at, id LIMIT 1000";
+SELECT id, host, pid, state, lease_until, level FROM nodes WHERE state <> 'gone' ORDER BY started_at, id LIMIT 1000";
 
 const DATABASE_NOW: &str = "-- database_now
 SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 
 macro_rules! renew {
     ($connection:expr, $node:expr, $until:expr) => {
-        sqlx::query(RENEW).bind($node).bind($until.millis()).execute($connection).await?.rows_affected()
+        sqlx::query_scalar(RENEW).bind($node).bind($until.millis()).fetch_optional($connection).await?
     };
 }
 
@@ -68,6 +82,7 @@ impl Store {
                 .bind(i64::from(std::process::id()))
                 .bind(now.millis())
                 .bind((now + lease).millis())
+                .bind(LEVEL)
                 .execute(&mut *tx)
                 .await?;
             if alone {
@@ -80,15 +95,15 @@ impl Store {
     }
 
     /// Extends this node's lease to `now + lease`. `Moved` when somebody has already declared it gone.
-    pub async fn renew_lease(&self, lease: Duration) -> Result<Timestamp, StoreError> {
+    pub async fn renew_lease(&self, lease: Duration) -> Result<Renewed, StoreError> {
         let node = self.node().as_str();
-        let (until, changed) = match &self.inner.pools {
+        let (until, state): (Timestamp, Option<String>) = match &self.inner.pools {
             Pools::Sqlite { writer, .. } => {
                 let until = self.now() + lease;
                 let mut writing = writer.acquire().await?;
-                let changed = renew!(&mut *writing, node, until);
+                let state = renew!(&mut *writing, node, until);
                 writing.done();
-                (until, changed)
+                (until, state)
             }
             // On a connection of its own: a node must not lose its lease because others use up the pool.
             Pools::Postgres { hot, .. } => {
@@ -101,8 +116,15 @@ impl Store {
                 .await?
             }
         };
-        expect_one(changed, "node", node, "gone")?;
-        Ok(until)
+        expect_one(u64::from(state.is_some()), "node", node, "gone")?;
+        Ok(Renewed { until, draining: state.as_deref() == Some("draining") })
+    }
+
+    /// Asks a node to take nothing on any more; it notices at its next renewal. False when it is not live.
+    pub async fn drain_node(&self, node: &NodeId) -> Result<bool, StoreError> {
+        let changed =
+            in_tx!(self, |tx| sqlx::query(DRAIN).bind(node.as_str()).execute(&mut *tx).await?.rows_affected());
+        Ok(changed == 1)
     }
 
     /// Gives up this node's lease, so that others need not wait for it to lapse.

@@ -1,13 +1,14 @@
 //! Opens a store: takes its lock, sets and re-reads the pragmas, migrates, and registers this node.
 
 use super::hot::HotConnections;
+use super::schema::{migrate_postgres, migrate_sqlite};
 use super::writer::Writer;
 use super::{Inner, Pools, Store};
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Executor, Pool, Postgres, Sqlite};
+use sqlx::{Connection, Executor, Pool, Postgres, SqliteConnection};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 /// A pool goes on trying a server that refuses, at intervals of up to a fifth of this: the longer it may take,
 /// the later it notices that the server is back.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
+/// A statement that takes longer is given up by the server: whoever asked has done so long before.
+const STATEMENT_WITHIN_MS: &str = "60000";
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
 /// How a store is opened.
@@ -60,22 +63,35 @@ impl StoreClock {
     }
 }
 
+/// Where a store is.
+pub(super) enum Place {
+    Sqlite(PathBuf),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Place {
+    pub(super) fn of(url: &str) -> Result<Place, StoreError> {
+        let bad_url = || StoreError::BadUrl { url: redacted(url) };
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+            if path.as_os_str().is_empty() { Err(bad_url()) } else { Ok(Place::Sqlite(path)) }
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            Ok(Place::Postgres(Box::new(PgConnectOptions::from_str(url).map_err(|_| bad_url())?)))
+        } else {
+            Err(bad_url())
+        }
+    }
+}
+
 impl Store {
     /// Opens, migrates and registers. A SQLite file that another process has open is refused by name.
     pub async fn open(options: OpenOptions) -> Result<Store, StoreError> {
-        let bad_url = || StoreError::BadUrl { url: redacted(&options.url) };
-        let (pools, owner) = if let Some(path) = options.url.strip_prefix("sqlite:") {
-            let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-            if path.as_os_str().is_empty() {
-                return Err(bad_url());
+        let (pools, owner) = match Place::of(&options.url)? {
+            Place::Sqlite(path) => {
+                let owner = lock(&path)?;
+                (open_sqlite(&path).await?, Some(owner))
             }
-            let owner = lock(&path)?;
-            (open_sqlite(&path).await?, Some(owner))
-        } else if options.url.starts_with("postgres://") || options.url.starts_with("postgresql://") {
-            let connect = PgConnectOptions::from_str(&options.url).map_err(|_| bad_url())?;
-            (open_postgres(connect).await?, None)
-        } else {
-            return Err(bad_url());
+            Place::Postgres(connect) => (open_postgres(*connect).await?, None),
         };
         let clock = Arc::new(StoreClock::default());
         let store = Store { inner: Arc::new(Inner { pools, node: options.node, clock, _owner: owner }) };
@@ -118,7 +134,7 @@ fn try_lock(file: &mut File) -> Result<(), TryLockError> {
 }
 
 /// Takes the lock that lives exactly as long as this process, and writes our pid where a second one reads it.
-fn lock(path: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let file_error = |action, path: &Path| {
         let path = path.to_owned();
         move |source| StoreError::File { action, path, source }
@@ -152,8 +168,8 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
-    let connect = SqliteConnectOptions::new()
+pub(super) fn sqlite_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -165,11 +181,15 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
         .pragma("journal_size_limit", "67108864")
         // Statements of fixed text. One whose text grows with its rows is prepared anew, `persistent(false)`: kept,
         // each would hold on to all of its rows' values.
-        .statement_cache_capacity(200);
-    let first = SqlitePoolOptions::new().max_connections(1).connect_with(connect.clone()).await?;
-    assert_sqlite(&first).await?;
-    sqlx::migrate!("migrations/sqlite").run(&first).await?;
-    first.close().await;
+        .statement_cache_capacity(200)
+}
+
+async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
+    let connect = sqlite_options(path);
+    let mut first = SqliteConnection::connect_with(&connect).await?;
+    assert_sqlite(&mut first).await?;
+    migrate_sqlite(&mut first).await?;
+    first.close().await?;
     let writer = Box::new(Writer::connect(connect.clone()).await?);
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -180,18 +200,18 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
 }
 
 /// Reads the settings back, because a file system or an older file may not have taken them.
-async fn assert_sqlite(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
-    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(pool).await?;
+async fn assert_sqlite(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut *connection).await?;
     let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     if (next(), next(), next()) < OLDEST_SQLITE {
         return Err(StoreError::OldSqlite { found: version });
     }
-    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(pool).await?;
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
     if journal != "wal" {
         return Err(StoreError::Setting { setting: "journal_mode", expected: "wal", found: journal });
     }
-    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(pool).await?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
     if synchronous != 2 {
         let found = synchronous.to_string();
         return Err(StoreError::Setting { setting: "synchronous", expected: "2 (full)", found });
@@ -199,14 +219,27 @@ async fn assert_sqlite(pool: &Pool<Sqlite>) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
-    let connect = connect.application_name("tidegate").options([
+pub(super) fn postgres_options(connect: PgConnectOptions) -> PgConnectOptions {
+    connect.application_name("tidegate").options([
         ("synchronous_commit", "on"),
         ("idle_in_transaction_session_timeout", "60000"),
         ("client_min_messages", "error"),
-    ]);
-    // One connection first: its error says why, where a pool only says that time ran out.
-    PgConnection::connect_with(&connect).await?.close().await?;
+        // The server notices within a minute that a node is gone which could not say so, and lets go of its locks.
+        ("tcp_keepalives_idle", "20"),
+        ("tcp_keepalives_interval", "10"),
+        ("tcp_keepalives_count", "3"),
+    ])
+}
+
+async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
+    let connect = postgres_options(connect);
+    // One connection first: its error says why, where a pool only says that time ran out. What it migrates may take
+    // as long as it needs.
+    let mut first = PgConnection::connect_with(&connect).await.map_err(refused_by_a_pooler)?;
+    assert_no_pooler(&mut first, &connect).await?;
+    migrate_postgres(&mut first).await?;
+    first.close().await?;
+    let connect = connect.options([("statement_timeout", STATEMENT_WITHIN_MS)]);
     let pool: Pool<Postgres> = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_WITHIN)
@@ -220,8 +253,25 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
         })
         .connect_with(connect.clone())
         .await?;
-    sqlx::migrate!("migrations/postgres").run(&pool).await?;
     Ok(Pools::Postgres { pool, hot: Box::new(HotConnections::new(connect)) })
+}
+
+/// PgBouncer does not know the settings that a session of ours begins with.
+fn refused_by_a_pooler(error: sqlx::Error) -> StoreError {
+    let unknown =
+        error.as_database_error().is_some_and(|error| error.message().contains("unsupported startup parameter"));
+    if unknown { StoreError::Pooler } else { error.into() }
+}
+
+/// Two connections that are open at once have a server process each, unless a pooler lends them one in turns: then
+/// prepared statements, locks and notifications of a session reach whoever has it next.
+async fn assert_no_pooler(first: &mut PgConnection, connect: &PgConnectOptions) -> Result<(), StoreError> {
+    const PID: &str = "SELECT pg_backend_pid()";
+    let own: i32 = sqlx::query_scalar(PID).persistent(false).fetch_one(&mut *first).await?;
+    let mut second = PgConnection::connect_with(connect).await?;
+    let other: i32 = sqlx::query_scalar(PID).persistent(false).fetch_one(&mut second).await?;
+    second.close().await?;
+    if own == other { Err(StoreError::Pooler) } else { Ok(()) }
 }
 
 #[cfg(test)]

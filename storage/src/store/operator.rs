@@ -33,7 +33,7 @@ const STATES_OF_JOB: &str = "-- states_of_job
 SELECT state, COUNT(*) FROM batches WHERE pool = $1 AND job_id = $2 GROUP BY state";
 
 const NODES_NOT_GONE: &str = "-- nodes_not_gone
-SELECT id, host, pid, state, lease_until FROM nodes WHERE state <> 'gone' ORDER BY lease_until, id";
+SELECT id, host, pid, state, lease_until, level FROM nodes WHERE state <> 'gone' ORDER BY lease_until, id";
 
 const SCHEMA: &str = "-- schema
 SELECT MAX(version) FROM _sqlx_migrations WHERE success";

@@ -128,7 +128,7 @@ impl Fixture {
     pub async fn rival(&self, lease_until: Timestamp) -> NodeId {
         let id = self.node_id();
         let until = lease_until.millis();
-        self.raw.exec(&format!("INSERT INTO nodes VALUES ('{id}', 'elsewhere', 1, 'live', 1, {until})")).await;
+        self.raw.exec(&format!("INSERT INTO nodes VALUES ('{id}', 'elsewhere', 1, 'live', 1, {until}, 0)")).await;
         id
     }
 

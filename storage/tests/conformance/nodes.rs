@@ -4,6 +4,7 @@ use crate::fixture::{LEASE, assert_moved, at, open};
 use std::time::Duration;
 use storage::Class;
 use storage::model::{BatchState, JobEvent, JobState, NodeId, Timestamp};
+use storage::store::Heard;
 
 on_both! {
     async fn an_open_store_is_a_live_node_that_holds_its_lease(store: Fixture) {
@@ -21,7 +22,7 @@ on_both! {
     async fn renewing_extends_the_lease_by_the_stores_clock(store: Fixture) {
         let first = store.node_row(store.node()).await.unwrap().unwrap().lease_until;
         let before = store.now();
-        let until = store.renew_lease(4 * LEASE).await.unwrap();
+        let until = store.renew_lease(4 * LEASE).await.unwrap().until;
         let row = store.node_row(store.node()).await.unwrap().unwrap();
         assert_eq!(row.lease_until, until.millis());
         assert!(until.millis() > first);
@@ -56,9 +57,49 @@ on_both! {
         }
     }
 
-    async fn a_draining_node_still_renews(store: Fixture) {
-        store.raw.exec(&format!("UPDATE nodes SET state = 'draining' WHERE id = '{}'", store.node())).await;
-        store.renew_lease(LEASE).await.expect("it still has work in hand");
+    async fn a_node_is_asked_to_drain_once_hears_it_at_its_renewal_and_still_renews(store: Fixture) {
+        assert!(!store.renew_lease(LEASE).await.unwrap().draining);
+        assert!(store.drain_node(store.node()).await.unwrap());
+        assert!(!store.drain_node(store.node()).await.unwrap(), "it drains already");
+        for _ in 0..2 {
+            assert!(store.renew_lease(LEASE).await.expect("it still has work in hand").draining);
+        }
+        store.leave().await.unwrap();
+        for gone in [store.node(), &NodeId::from_text("node_none")] {
+            assert!(!store.drain_node(gone).await.unwrap());
+        }
+        assert_eq!(store.node_row(store.node()).await.unwrap().unwrap().state, "gone");
+    }
+
+    async fn what_a_draining_node_holds_may_be_taken_unless_it_waits_for_an_answer(store: Fixture) {
+        let node = store.rival(Timestamp::from_millis(i64::MAX)).await;
+        let holds = format!("UPDATE batches SET holder = '{node}'");
+        for (state, taken) in [(BatchState::Submitted, true), (BatchState::Submitting, false), (BatchState::Unknown, true)] {
+            let fence = store.batch_in(state).await;
+            store.raw.exec(&holds).await;
+            store.raw.exec(&format!("UPDATE nodes SET state = 'live' WHERE id = '{node}'")).await;
+            assert_eq!(store.take_batch(&fence.batch, at(20)).await.unwrap(), None, "{state}: it is alive");
+            assert!(store.drain_node(&node).await.unwrap());
+            let epoch = store.take_batch(&fence.batch, at(20)).await.unwrap();
+            assert_eq!(epoch.map(|epoch| epoch > fence.epoch), taken.then_some(true), "{state}");
+        }
+    }
+
+    /// Fault F48: of two who would do a kind for all, one does.
+    async fn a_role_has_one_holder_until_its_node_is_not_live_any_more(store: Fixture) {
+        let first = store.hold_role("sweep.x", at(20)).await.unwrap().expect("nobody has it");
+        let before = store.snapshot().await;
+        assert_eq!(store.hold_role("sweep.x", at(20)).await.unwrap(), Some(first));
+        before.assert_same(&store.snapshot().await, "keeping a role");
+        let rival = store.rival(at(30)).await;
+        store.raw.exec(&format!("UPDATE roles SET holder = '{rival}'")).await;
+        assert_eq!(store.hold_role("sweep.x", at(30)).await.unwrap(), None, "a lease covers its last moment");
+        assert!(store.hold_role("sweep.y", at(30)).await.unwrap().is_some(), "each role by itself");
+        let taken = store.hold_role("sweep.x", at(31)).await.unwrap().expect("its node has lapsed");
+        assert!(taken > first, "who had it before has an older epoch");
+        store.raw.exec(&format!("UPDATE roles SET holder = '{rival}' WHERE name = 'sweep.x'")).await;
+        assert!(store.drain_node(&rival).await.unwrap());
+        assert!(store.hold_role("sweep.x", at(0)).await.unwrap().is_some(), "one that drains lets go");
     }
 
     async fn a_job_and_a_batch_of_a_living_holder_are_not_taken(store: Fixture) {
@@ -139,7 +180,7 @@ on_both! {
     async fn an_incarnation_registers_once(store: Fixture) {
         let used = store.node_id();
         let (url, raw) = (store.url.clone(), store.raw.clone());
-        raw.exec(&format!("INSERT INTO nodes VALUES ('{used}', 'elsewhere', 1, 'live', 1, 1)")).await;
+        raw.exec(&format!("INSERT INTO nodes VALUES ('{used}', 'elsewhere', 1, 'live', 1, 1, 0)")).await;
         store.close().await;
         drop(store.store);
         assert_eq!(open(&url, used).await.unwrap_err().class(), Class::Conflict);
@@ -183,5 +224,38 @@ only_on! { Postgres:
         for (node, state) in [(&lapsed, "gone"), (&alive, "live"), (store.node(), "live"), (second.node(), "live")] {
             assert_eq!(second.node_row(node).await.unwrap().unwrap().state, state, "{node}");
         }
+    }
+}
+
+only_on! { Postgres:
+    async fn of_many_who_want_a_role_at_once_one_gets_it(store: Fixture) {
+        let mut others = Vec::new();
+        for _ in 0..6 {
+            others.push(store.another_node().await);
+        }
+        for round in 0..20 {
+            let role = format!("sweep.{round}");
+            let asked = others.iter().map(|other| other.hold_role(&role, at(0)));
+            let held = futures_util::future::join_all(asked).await;
+            let holders = held.into_iter().filter(|held| matches!(held, Ok(Some(_)))).count();
+            assert_eq!(holders, 1, "of {role}");
+        }
+        for other in others {
+            other.close().await;
+        }
+    }
+
+    async fn what_a_node_tells_the_others_hear_and_who_lost_the_connection_knows_it(store: Fixture) {
+        let other = store.another_node().await;
+        let mut bell = other.bell().await.unwrap().expect("there may be others");
+        store.ring("first").await.unwrap();
+        assert_eq!(bell.heard().await.unwrap(), Heard::Told("first".to_owned()));
+        let cut = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE application_name = 'tidegate doorbell' AND datname = current_database()";
+        assert_eq!(store.raw.number(cut).await, 1);
+        assert_eq!(bell.heard().await.unwrap(), Heard::Missed);
+        store.ring("second").await.unwrap();
+        assert_eq!(bell.heard().await.unwrap(), Heard::Told("second".to_owned()));
+        other.close().await;
     }
 }

@@ -9,8 +9,9 @@ use storage::model::{BatchState, NodeId};
 use storage::{Class, Store, StoreError};
 
 on_both! {
-    async fn a_store_of_a_newer_schema_is_refused_and_not_written(store: Fixture) {
-        store.batch_in(BatchState::Submitted).await;
+    /// Expand, then contract: what only adds does not keep the version before from going on beside the new one.
+    async fn a_store_of_a_newer_schema_is_used_until_it_needs_a_newer_binary(store: Fixture) {
+        let fence = store.batch_in(BatchState::Submitted).await;
         let (url, raw, node) = (store.url.clone(), store.raw.clone(), store.node_id());
         store.close().await;
         drop(store.store);
@@ -19,12 +20,31 @@ on_both! {
             SELECT version + 9000, 'from the future', success, checksum, 1 FROM _sqlx_migrations WHERE version = 1",
         )
         .await;
+        let opened = open(&url, node.clone()).await.expect("a newer schema that only adds is no matter");
+        assert!(opened.batch(&fence.batch).await.unwrap().is_some());
+        opened.close().await;
+        drop(opened);
+        let rows = storage::store::schema(&url).await.unwrap();
+        let last = rows.last().expect("there are migrations");
+        assert_eq!((last.version, last.foreign, last.applied), (9001, true, true));
+        raw.exec("UPDATE compatibility SET least_level = 2").await;
         let before = raw.snapshot().await;
-        let refusal = open(&url, node).await.unwrap_err();
-        assert!(matches!(refusal, StoreError::Migrate(_)), "{refusal}");
-        assert_eq!(refusal.class(), Class::Terminal);
-        assert!(refusal.to_string().contains("9001"), "it names the migration: {refusal}");
+        for refusal in [open(&url, node).await.unwrap_err(), storage::store::migrate(&url).await.unwrap_err()] {
+            assert!(matches!(refusal, StoreError::TooOld { least: 2, level: 1 }), "{refusal}");
+            assert_eq!(refusal.class(), Class::Terminal);
+        }
         before.assert_same(&raw.snapshot().await, "opening a newer store");
+    }
+
+    async fn migrating_again_changes_nothing_and_says_what_there_is(store: Fixture) {
+        let (url, raw) = (store.url.clone(), store.raw.clone());
+        store.close().await;
+        drop(store.store);
+        let before = raw.snapshot().await;
+        let rows = storage::store::migrate(&url).await.unwrap();
+        assert!(rows.len() >= 6 && rows.iter().all(|row| row.applied && !row.foreign), "{rows:?}");
+        assert_eq!(storage::store::schema(&url).await.unwrap(), rows);
+        before.assert_same(&raw.snapshot().await, "migrating again");
     }
 
     async fn a_store_whose_schema_was_changed_by_hand_is_refused(store: Fixture) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
-pub const TABLES: [&str; 27] = [
+pub const TABLES: [&str; 29] = [
     "api_keys",
     "attempts",
     "batch_events",
@@ -19,6 +19,7 @@ pub const TABLES: [&str; 27] = [
     "buffer",
     "canaries",
     "caps",
+    "compatibility",
     "idempotency",
     "job_events",
     "job_rounds",
@@ -32,6 +33,7 @@ pub const TABLES: [&str; 27] = [
     "queue_limits",
     "queues",
     "ready",
+    "roles",
     "run_bodies",
     "run_records",
     "run_results",
