@@ -70,6 +70,7 @@ install_missing() {
     local missing=()
     have_postgres || missing+=(postgresql)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     if [ ${#missing[@]} -eq 0 ]; then

@@ -1,6 +1,6 @@
 //! Tells the other nodes on the same database what has come about here, and hears what has come about there.
 //!
-//! Everything told is a hint, at most ten times a second: whoever misses it finds the same at its next scan.
+//! Everything told is a hint, collected for a moment: whoever misses it finds the same at its next scan.
 
 use super::{Gates, LaneIndex, RunParts};
 use crate::executor::Stop;
@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 /// Between two rings; what comes meanwhile goes with the next.
-const RING_EVERY: Duration = Duration::from_millis(100);
+const RING_EVERY: Duration = Duration::from_millis(30);
 /// Before listening is tried again.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// PostgreSQL takes 8,000 bytes at a time.

@@ -25,7 +25,12 @@ impl Store {
     pub async fn ring(&self, hint: &str) -> Result<(), StoreError> {
         let Pools::Postgres { hot, .. } = &self.inner.pools else { return Ok(()) };
         let ring = async |connection: &mut sqlx::PgConnection| {
-            sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(hint).execute(connection).await?;
+            // A notification is a commit, and all who notify wait for each other's: not for a disk, for a hint.
+            sqlx::query("SELECT set_config('synchronous_commit', 'off', false), pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(hint)
+                .execute(connection)
+                .await?;
             Ok(())
         };
         hot.on(Hot::Ring, ring).await
