@@ -80,8 +80,14 @@ fn batches_that_wait_for_somebody_are_named() {
 
 #[test]
 fn lapsed_leases_and_skewed_clocks_deserve_a_look() {
-    let node =
-        |until| NodeRow { id: "node_1".into(), host: "h".into(), pid: 7, state: "live".into(), lease_until: until };
+    let node = |until| NodeRow {
+        id: "node_1".into(),
+        host: "h".into(),
+        pid: 7,
+        state: "live".into(),
+        lease_until: until,
+        level: 1,
+    };
     assert_eq!(lapsed(&[node(101 * HOUR)], now()).verdict, Verdict::Ok);
     let check = lapsed(&[node(99 * HOUR), node(101 * HOUR)], now());
     assert_eq!(check.verdict, Verdict::Warn);
