@@ -3,6 +3,7 @@
 //! Made by hand: the types behind the handlers are borrowed views and raw JSON, about which a derive could say
 //! less than this does. What keeps it true are tests, which hold it against the routes and a live server.
 
+mod operation;
 mod operations;
 mod parameters;
 mod runs;
@@ -10,13 +11,14 @@ mod workers;
 mod schemas;
 mod examples;
 
-pub use operations::{OPERATIONS, Operation, Shape};
+pub use operation::{Operation, Shape};
+pub use operations::OPERATIONS;
 
 use crate::cli::Output;
 use crate::exit::{Exit, Failure};
 use crate::http::problem::{Code, MEDIA_TYPE};
 use crate::stdout::print;
-use operations::Answer;
+use operation::Answer;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 

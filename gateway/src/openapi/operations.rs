@@ -1,47 +1,6 @@
 //! The table of operations: one entry for each route, in the order of `api::ROUTES`.
 
-/// One operation of the API.
-#[derive(Debug)]
-pub struct Operation {
-    pub method: &'static str,
-    pub path: &'static str,
-    pub id: &'static str,
-    pub tag: &'static str,
-    pub summary: &'static str,
-    pub description: &'static str,
-    pub scope: &'static str,
-    /// Of the query and the headers; those of the path follow from it.
-    pub parameters: &'static [&'static str],
-    pub body: Option<Body>,
-    pub answers: &'static [Answer],
-    /// Statuses of refusal beyond those that follow from the rest.
-    pub refusals: &'static [u16],
-}
-
-#[derive(Debug)]
-pub struct Body {
-    pub forms: &'static [(&'static str, Shape)],
-    pub example: Option<&'static str>,
-}
-
-/// An answer of success.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub what: &'static str,
-    pub form: Option<(&'static str, Shape)>,
-    pub headers: &'static [&'static str],
-    pub example: Option<&'static str>,
-}
-
-/// What a body is.
-#[derive(Debug)]
-pub enum Shape {
-    Named(&'static str),
-    PageOf(&'static str),
-    Text,
-    Bytes,
-}
+use super::operation::{Answer, Body, EVENTS, JSON, Operation, Shape, json, of_operator, of_worker, ok, page};
 
 pub const TAGS: &[(&str, &str)] = &[
     ("runs", "One run is one durable unit of work."),
@@ -50,68 +9,6 @@ pub const TAGS: &[(&str, &str)] = &[
     ("workers", "Pull workers take runs over HTTP, in any language."),
     ("operations", "What waits, and who is there."),
 ];
-
-const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
-
-const fn json(name: &'static str) -> Option<(&'static str, Shape)> {
-    Some((JSON, Shape::Named(name)))
-}
-
-const fn page(name: &'static str) -> Option<(&'static str, Shape)> {
-    Some((JSON, Shape::PageOf(name)))
-}
-
-const fn ok(what: &'static str, form: Option<(&'static str, Shape)>) -> Answer {
-    Answer { status: 200, what, form, headers: &[], example: None }
-}
-
-/// What an operator may ask for or want done; nothing of it has a body.
-const fn of_operator(
-    (method, path): (&'static str, &'static str),
-    id: &'static str,
-    summary: &'static str,
-    description: &'static str,
-    answers: &'static [Answer],
-) -> Operation {
-    Operation {
-        method,
-        path,
-        id,
-        tag: "operations",
-        summary,
-        description,
-        scope: "admin",
-        parameters: &[],
-        body: None,
-        answers,
-        refusals: &[],
-    }
-}
-
-/// An operation of the worker's protocol; each has a body of its own and a short answer.
-const fn of_worker(
-    path: &'static str,
-    id: &'static str,
-    summary: &'static str,
-    description: &'static str,
-    body: Body,
-    answers: &'static [Answer],
-) -> Operation {
-    Operation {
-        method: "POST",
-        path,
-        id,
-        tag: "workers",
-        summary,
-        description,
-        scope: "workers",
-        parameters: &[],
-        body: Some(body),
-        answers,
-        refusals: &[404, 409],
-    }
-}
 
 const LEASE: &[(&str, Shape)] = &[(JSON, Shape::Named("LeaseRequest"))];
 const HEARTBEAT: &[(&str, Shape)] = &[(JSON, Shape::Named("Heartbeat"))];
@@ -463,19 +360,14 @@ pub const OPERATIONS: &[Operation] = &[
         Body { forms: RELEASE, example: None },
         &[SETTLED],
     ),
-    Operation {
-        method: "GET",
-        path: "/buffer",
-        id: "buffer_status",
-        tag: "operations",
-        summary: "How much waits to be let through",
-        description: "",
-        scope: "buffer:read",
-        parameters: &[],
-        body: None,
-        answers: &[ok("Depths by env.", json("BufferStatus"))],
-        refusals: &[],
-    },
+    of_operator(
+        ("GET", "/buffer"),
+        "buffer_status",
+        "How much waits to be let through",
+        "buffer:read",
+        "",
+        &[ok("Depths by env.", json("BufferStatus"))],
+    ),
     Operation {
         method: "GET",
         path: "/buffer/entries",
@@ -489,11 +381,19 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[ok("A page of entries.", page("BufferEntry"))],
         refusals: &[],
     },
-    of_operator(("GET", "/nodes"), "nodes_list", "The nodes that are there", "", &[ok("All of them.", page("Node"))]),
+    of_operator(
+        ("GET", "/nodes"),
+        "nodes_list",
+        "The nodes that are there",
+        "admin",
+        "",
+        &[ok("All of them.", page("Node"))],
+    ),
     of_operator(
         ("POST", "/nodes/{id}/drain"),
         "nodes_drain",
         "Let a node take nothing on any more",
+        "admin",
         "It finishes what it has, is not ready any more, and can be stopped once it is idle.",
         &[ok("The node.", json("Node"))],
     ),
@@ -501,6 +401,7 @@ pub const OPERATIONS: &[Operation] = &[
         ("GET", "/actors"),
         "actors_list",
         "The supervision tree of this node",
+        "admin",
         "",
         &[ok("All of it.", page("Actor"))],
     ),
