@@ -34,6 +34,7 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("GET", "/buffer", Scope::BufferRead),
     ("GET", "/buffer/entries", Scope::BufferRead),
     ("GET", "/nodes", Scope::Admin),
+    ("POST", "/nodes/{id}/drain", Scope::Admin),
     ("GET", "/actors", Scope::Admin),
 ];
 
@@ -126,8 +127,13 @@ fn s2_and_rows_128_129_a_route_is_opened_by_its_scope_and_by_nothing_else() {
     for (method, route, needed) in MATRIX {
         let key = of_scope.iter().find(|(scope, _)| scope == needed).map(|(_, key)| key).expect("a key of each scope");
         let answer = ask(&mut caller(&server, key), method, route, &run);
-        // 409: the token of a lease that nobody holds.
-        let right = if route.starts_with("/workers/") { [200, 409] } else { [200, 201] };
+        let right = match *route {
+            // The token of a lease that nobody holds.
+            worker if worker.starts_with("/workers/") => [200, 409],
+            // A run is no node.
+            "/nodes/{id}/drain" => [404, 404],
+            _ => [200, 201],
+        };
         assert!(right.contains(&answer.status), "{method} {route}: {answer:?}");
     }
     server.stop();
