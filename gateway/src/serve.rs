@@ -181,6 +181,9 @@ async fn watch(running: &Running, runs: &RunParts, lease: Duration) -> Result<Ex
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
         gone = keeper => {
+            // What it has in hand is somebody else's by now.
+            runs.gates.no_claims.store(true, Ordering::Release);
+            runs.stop_all(actors::executor::Stop::Lost);
             let what = match gone {
                 Ok(error) => format!("this node was declared gone: {error}"),
                 Err(error) => format!("the lease keeper ended: {error}"),

@@ -163,8 +163,13 @@ impl Case {
 
     /// The same with other arguments, in place of the case's own of the same name.
     pub fn process_with(&self, args: &[&str]) -> Command {
+        self.process_to(&self.out(), args)
+    }
+
+    /// The same with the results in a file of another name.
+    pub fn process_to(&self, out: &Path, args: &[&str]) -> Command {
         let mut command = self.tidegate();
-        command.arg("process").arg(self.input()).arg("--out").arg(self.out());
+        command.arg("process").arg(self.input()).arg("--out").arg(out);
         for pair in self.args.chunks(2).filter(|pair| !args.contains(&pair[0].as_str())) {
             command.args(pair);
         }

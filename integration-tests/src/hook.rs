@@ -1,14 +1,16 @@
-//! A receiver of webhooks that counts how often each run was delivered, where no kill of a server can reach it.
+//! A receiver of webhooks that counts how often each run was delivered, and how many at once, where no kill of a
+//! server can reach it.
 
 use crate::eventually::patience;
 use crate::http::line;
 use crate::server::Server;
 use crate::witness::lost_leases;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The task's name.
@@ -20,15 +22,43 @@ const ANSWER_AFTER: Duration = Duration::from_millis(10);
 /// See the module's first lines. Its threads end with this process.
 pub struct Hook {
     port: u16,
-    deliveries: Arc<Mutex<HashMap<String, usize>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What has come in, by run; and by the names in a payload's `under`, of which each counts what is under way.
+#[derive(Debug, Default)]
+struct Seen {
+    deliveries: HashMap<String, usize>,
+    now: HashMap<String, usize>,
+    most: HashMap<String, usize>,
+}
+
+impl Seen {
+    fn begin(&mut self, run: &str, names: &[String]) {
+        *self.deliveries.entry(run.to_owned()).or_default() += 1;
+        for name in names {
+            let now = self.now.entry(name.clone()).or_default();
+            *now += 1;
+            let most = self.most.entry(name.clone()).or_default();
+            *most = (*most).max(*now);
+        }
+    }
+
+    fn end(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(now) = self.now.get_mut(name) {
+                *now -= 1;
+            }
+        }
+    }
 }
 
 impl Hook {
     pub fn start() -> Hook {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let deliveries = Arc::<Mutex<HashMap<String, usize>>>::default();
-        let counted = deliveries.clone();
+        let seen = Arc::<Mutex<Seen>>::default();
+        let counted = seen.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counted = counted.clone();
@@ -36,7 +66,17 @@ impl Hook {
                 std::thread::spawn(move || receive(stream, &counted));
             }
         });
-        Hook { port, deliveries }
+        Hook { port, seen }
+    }
+
+    /// How often each run was delivered.
+    pub fn deliveries(&self) -> HashMap<String, usize> {
+        lock(&self.seen).deliveries.clone()
+    }
+
+    /// The most that were under way at one instant under each name that payloads have given.
+    pub fn most_at_once(&self) -> HashMap<String, usize> {
+        lock(&self.seen).most.clone()
     }
 
     /// The task that delivers here.
@@ -51,9 +91,9 @@ impl Hook {
     /// server that has ended to it. Returns the deliveries.
     #[track_caller]
     pub fn verify(&self, server: &Server) -> usize {
-        let deliveries = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        let deliveries = self.deliveries();
         let lost = lost_leases(server);
-        for (run, count) in deliveries.iter() {
+        for (run, count) in &deliveries {
             let leases = 1 + lost.get(run).copied().unwrap_or(0);
             assert!(*count <= leases, "{run} was delivered {count} times and given out {leases} times");
         }
@@ -64,7 +104,18 @@ impl Hook {
     }
 }
 
-fn receive(stream: TcpStream, counted: &Mutex<HashMap<String, usize>>) {
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The names in a payload, and the run's own.
+fn names(run: &str, body: &[u8]) -> Vec<String> {
+    let payload: Value = serde_json::from_slice(body).unwrap_or_default();
+    let under = payload["under"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    under.chain([run]).map(str::to_owned).collect()
+}
+
+fn receive(stream: TcpStream, seen: &Mutex<Seen>) {
     let _ = stream.set_read_timeout(Some(patience()));
     let mut reader = BufReader::new(stream);
     let (_held, never) = channel::<()>();
@@ -87,10 +138,11 @@ fn receive(stream: TcpStream, counted: &Mutex<HashMap<String, usize>>) {
         if reader.read_exact(&mut body).is_err() {
             return;
         }
-        if let Some(run) = run {
-            *counted.lock().unwrap_or_else(PoisonError::into_inner).entry(run).or_default() += 1;
-        }
+        let run = run.unwrap_or_default();
+        let names = names(&run, &body);
+        lock(seen).begin(&run, &names);
         let _ = never.recv_timeout(ANSWER_AFTER);
+        lock(seen).end(&names);
         if reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
             return;
         }

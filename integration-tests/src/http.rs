@@ -45,15 +45,15 @@ impl Door {
 
     /// A connection that nothing has been sent on yet.
     pub fn connect(&self) -> io::Result<TcpStream> {
-        Door::connect_to(self.now())
+        Door::connect_to(self.now(), patience())
     }
 
-    fn connect_to(opening: Opening) -> io::Result<TcpStream> {
+    fn connect_to(opening: Opening, within: Duration) -> io::Result<TcpStream> {
         let addr = opening.addr().ok_or(io::ErrorKind::NotConnected)?;
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(patience()))?;
-        stream.set_write_timeout(Some(patience()))?;
+        stream.set_read_timeout(Some(within))?;
+        stream.set_write_timeout(Some(within))?;
         Ok(stream)
     }
 }
@@ -119,18 +119,25 @@ impl Answer {
 pub struct Client {
     door: Door,
     headers: Vec<(String, String)>,
+    /// How long it waits for a server that says nothing.
+    within: Duration,
     connection: Option<(Opening, BufReader<TcpStream>)>,
 }
 
 impl Clone for Client {
     fn clone(&self) -> Client {
-        Client { door: self.door.clone(), headers: self.headers.clone(), connection: None }
+        Client { door: self.door.clone(), headers: self.headers.clone(), within: self.within, connection: None }
     }
 }
 
 impl Client {
     pub fn new(door: &Door) -> Client {
-        Client { door: door.clone(), headers: Vec::new(), connection: None }
+        Client { door: door.clone(), headers: Vec::new(), within: patience(), connection: None }
+    }
+
+    /// The same caller, who takes a silence of this long for no answer.
+    pub fn within(&self, span: Duration) -> Client {
+        Client { within: span, ..self.clone() }
     }
 
     pub fn in_env(&self, env: &str) -> Client {
@@ -150,7 +157,7 @@ impl Client {
         // Nothing can be under way on a kept connection, so that leaving that of an earlier start loses nothing.
         let mut connection = match self.connection.take() {
             Some((made_to, connection)) if made_to == opening => connection,
-            _ => BufReader::new(Door::connect_to(opening)?),
+            _ => BufReader::new(Door::connect_to(opening, self.within)?),
         };
         connection.get_mut().write_all(&self.request(method, path, body))?;
         let head = read_head(&mut connection)?;

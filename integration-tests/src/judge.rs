@@ -21,17 +21,11 @@ impl Verdict {
     /// Looks at a case that has ended with every line succeeded.
     pub fn on(case: &Case) -> Verdict {
         let ledger = case.account.ledger();
-        let results = std::fs::read_to_string(case.out()).unwrap_or_default();
-        let lines: Vec<&str> = results.lines().collect();
-        let mut wrong: Vec<usize> = (0..case.lines).filter(|line| !is_own(case, *line, lines.get(*line))).collect();
-        if lines.len() != case.lines {
-            wrong.push(lines.len());
-        }
         let bought = usize::try_from(ledger.items_billed_total).unwrap_or(usize::MAX);
         Verdict {
             billed_twice: ledger.billed_twice.len(),
             lost: case.lines.saturating_sub(bought),
-            wrong_lines: wrong,
+            wrong_lines: wrong_lines(case),
             keys_created_twice: doubled_keys(&ledger),
             batches: ledger.batches.len(),
             creates: ledger.creates,
@@ -44,6 +38,17 @@ impl Verdict {
     }
 }
 
+/// Lines whose result is missing, out of place, or another line's; and the number of all if it is another one.
+pub fn wrong_lines(case: &Case) -> Vec<usize> {
+    let results = std::fs::read_to_string(case.out()).unwrap_or_default();
+    let lines: Vec<&str> = results.lines().collect();
+    let mut wrong: Vec<usize> = (0..case.lines).filter(|line| !is_own(case, *line, lines.get(*line))).collect();
+    if lines.len() != case.lines {
+        wrong.push(lines.len());
+    }
+    wrong
+}
+
 /// A line's result carries its custom id and the digest of its very body.
 fn is_own(case: &Case, line: usize, result: Option<&&str>) -> bool {
     let Some(value) = result.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) else {
@@ -53,7 +58,8 @@ fn is_own(case: &Case, line: usize, result: Option<&&str>) -> bool {
         && result.is_some_and(|text| text.contains(&case.fingerprint(line)))
 }
 
-fn doubled_keys(ledger: &Ledger) -> Vec<String> {
+/// Batch keys that the provider accepted more than one create of.
+pub fn doubled_keys(ledger: &Ledger) -> Vec<String> {
     let mut seen = HashSet::new();
     ledger.batches.iter().filter(|batch| !seen.insert(&batch.key)).map(|batch| batch.key.clone()).collect()
 }

@@ -12,16 +12,24 @@ pub mod load;
 pub mod witness;
 pub mod hook;
 pub mod own_postgres;
+pub mod fault_proxy;
+pub mod cluster;
+pub mod history;
+pub mod spans;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
 pub use case::{Case, Database, Ended, Protocol};
+pub use cluster::{Cluster, Node};
 pub use eventually::eventually;
+pub use fault_proxy::{FaultProxy, Wire};
+pub use history::{History, Kind};
 pub use hook::{HOOKED, Hook};
 pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
 pub use own_postgres::OwnPostgres;
-pub use provider::Account;
+pub use provider::{Account, OwnSim};
 pub use server::Server;
-pub use witness::{WITNESSED, Witness};
+pub use spans::{Span, most_at_once};
+pub use witness::{Effect, WITNESSED, Witness};

@@ -1,6 +1,7 @@
 //! Callers that send runs without pause and remember, outside of everything that is killed, what they were told.
 
-use crate::eventually::eventually;
+use crate::eventually::{eventually, patience};
+use crate::history::{Entry, History, Kind, now_ms};
 use crate::http::{Answer, Client, Door};
 use crate::server::Server;
 use rand::rngs::StdRng;
@@ -9,7 +10,11 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+const AFTER_A_REFUSAL: Duration = Duration::from_millis(100);
 
 /// What the callers send.
 #[derive(Debug, Clone)]
@@ -22,6 +27,12 @@ pub struct Mix {
     pub batch_max: usize,
     /// One of so many runs is cancelled right after it was taken; 0 for none.
     pub cancel_one_in: u32,
+    /// Before one of so many requests, a run that was acknowledged before is read; 0 for none.
+    pub read_one_in: u32,
+    /// Between two requests of a caller.
+    pub pause: Duration,
+    /// Whether every request and every answer is written down.
+    pub history: bool,
     pub max_attempts: i64,
     pub seed: u64,
 }
@@ -34,9 +45,20 @@ impl Mix {
             tasks: vec![task.to_owned()],
             batch_max: 30,
             cancel_one_in: 20,
+            read_one_in: 0,
+            pause: Duration::ZERO,
+            history: false,
             max_attempts: 1_000,
             seed,
         }
+    }
+}
+
+/// Waits as a caller does who has something else to do.
+fn let_pass(span: Duration) {
+    let (_held, never) = channel::<()>();
+    if !span.is_zero() {
+        let _ = never.recv_timeout(span);
     }
 }
 
@@ -51,6 +73,8 @@ pub struct Tally {
     pub buffered: usize,
     /// Runs that were said to be cancelled.
     pub cancelled: HashSet<String>,
+    /// Runs that were seen to have ended, and how.
+    pub ended: HashMap<String, String>,
     /// Runs sent in requests that nobody answered and that could not be sent again.
     pub unanswered: usize,
     /// Requests that were sent again, by the same key, because nobody had answered.
@@ -59,10 +83,13 @@ pub struct Tally {
     pub refused: BTreeMap<u16, usize>,
     /// Answers that should not have been.
     pub wrong: Vec<String>,
+    pub history: History,
 }
 
 impl Tally {
     fn join(&mut self, other: Tally) {
+        self.history.join(other.history);
+        self.ended.extend(other.ended);
         for (id, env) in other.acked {
             if let Some(before) = self.acked.insert(id.clone(), env) {
                 self.wrong.push(format!("{id} was given to two requests, one of {before}"));
@@ -93,6 +120,8 @@ impl Tally {
         assert!(moved.is_none(), "a run is in another env: {moved:?}");
         let revived = self.cancelled.iter().find(|id| stored[*id].1 != "cancelled");
         assert!(revived.is_none(), "{revived:?} was said to be cancelled and is not");
+        let changed = self.ended.iter().find(|(id, state)| stored[*id].1 != **state);
+        assert!(changed.is_none(), "a run was seen to have ended otherwise: {changed:?} (invariant 1)");
         let unknown = stored.len() - self.acked.len();
         assert!(unknown <= self.unanswered, "{unknown} runs that nobody sent; {} are unanswered", self.unanswered);
         let doubled = server.rows(
@@ -118,16 +147,22 @@ pub struct Load {
 
 impl Load {
     pub fn start(door: &Door, mix: &Mix) -> Load {
+        Load::over(std::slice::from_ref(door), patience(), mix)
+    }
+
+    /// Callers who turn to any of several servers of one store, and take a silence of this long for no answer.
+    pub fn over(doors: &[Door], within: Duration, mix: &Mix) -> Load {
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let start = |number: usize| {
             let env = mix.envs[number % mix.envs.len()].clone();
             let caller = Caller {
-                client: Client::new(door).in_env(&env),
-                door: door.clone(),
+                clients: doors.iter().map(|door| Client::new(door).in_env(&env).within(within)).collect(),
+                doors: doors.to_vec(),
                 env,
                 mix: mix.clone(),
                 number,
                 next_key: 0,
+                taken: Vec::new(),
                 rng: StdRng::seed_from_u64(mix.seed.wrapping_add(number as u64)),
                 stop: stop.clone(),
                 acked: acked.clone(),
@@ -170,12 +205,14 @@ impl Drop for Load {
 }
 
 struct Caller {
-    client: Client,
-    door: Door,
+    clients: Vec<Client>,
+    doors: Vec<Door>,
     env: String,
     mix: Mix,
     number: usize,
     next_key: u64,
+    /// Its runs, for it to look at again.
+    taken: Vec<String>,
     rng: StdRng,
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicUsize>,
@@ -185,6 +222,10 @@ struct Caller {
 impl Caller {
     fn work(mut self) -> Tally {
         while !self.stop.load(Ordering::SeqCst) {
+            let_pass(self.mix.pause);
+            if self.mix.read_one_in > 0 && self.rng.random_ratio(1, self.mix.read_one_in) {
+                self.read();
+            }
             match self.rng.random_range(0..4) {
                 0 if self.mix.batch_max > 1 => self.batch(),
                 1 => self.with_key(),
@@ -200,14 +241,77 @@ impl Caller {
         json!({"task": task, "payload": {"caller": self.number, "number": number}, "max_attempts": self.mix.max_attempts})
     }
 
-    /// Waits until there is a server, or nobody wants more.
-    fn wait_for_door(&self) {
-        eventually("there is a server", || self.door.addr().is_some() || self.stop.load(Ordering::SeqCst));
+    /// The one server, or any that there is; waits until there is one, or nobody wants more.
+    fn server(&mut self) -> usize {
+        let mut open = Vec::new();
+        eventually("there is a server", || {
+            open = (0..self.doors.len()).filter(|at| self.doors[*at].addr().is_some()).collect();
+            !open.is_empty() || self.stop.load(Ordering::SeqCst)
+        });
+        match open.len() {
+            0 | 1 => open.first().copied().unwrap_or(0),
+            servers => open[self.rng.random_range(0..servers)],
+        }
+    }
+
+    fn is_nobody_there(&self) -> bool {
+        self.doors.iter().all(|door| door.addr().is_none())
     }
 
     fn send(&mut self, path: &str, body: &Value) -> Option<Answer> {
-        self.wait_for_door();
-        self.client.send("POST", path, Some(&body.to_string())).ok()
+        self.ask("POST", path, Some(body))
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<Answer> {
+        let node = self.server();
+        let key = body.and_then(|body| body["idempotency_key"].as_str()).map(str::to_owned);
+        let entry = Entry {
+            at: now_ms(),
+            caller: self.number,
+            node,
+            kind: Kind::Invoke,
+            path: path.to_owned(),
+            key,
+            run: None,
+            status: None,
+        };
+        self.note(entry.clone());
+        let text = body.map(Value::to_string);
+        let answer = self.clients[node].send(method, path, text.as_deref()).ok();
+        let status = answer.as_ref().map(|answer| answer.status);
+        let run = answer.as_ref().filter(|answer| matches!(answer.status, 201 | 202)).map(|answer| answer.field("id"));
+        let kind = Kind::of(status);
+        self.note(Entry { at: now_ms(), kind, run, status, ..entry });
+        if kind == Kind::Info && self.doors.len() > 1 {
+            // Whoever knows another server turns to it, and not again and again to one that refuses.
+            let_pass(AFTER_A_REFUSAL);
+        }
+        answer
+    }
+
+    fn note(&mut self, entry: Entry) {
+        if self.mix.history {
+            self.tally.history.push(entry);
+        }
+    }
+
+    /// Reads any of its runs; one that was seen to have ended may not be seen otherwise ever after.
+    fn read(&mut self) {
+        if self.taken.is_empty() {
+            return;
+        }
+        let id = self.taken[self.rng.random_range(0..self.taken.len())].clone();
+        let Some(answer) = self.ask("GET", &format!("/runs/{id}"), None) else { return };
+        if answer.status != 200 {
+            return self.refused_runs(&answer, 0);
+        }
+        let status = answer.field("status");
+        let before = self.tally.ended.get(&id).filter(|before| **before != status);
+        if let Some(before) = before {
+            self.tally.wrong.push(format!("{id} was {before} and is {status}"));
+        } else if !["buffered", "delayed", "queued", "running"].contains(&status.as_str()) {
+            self.tally.ended.insert(id, status);
+        }
     }
 
     fn without_key(&mut self) {
@@ -243,7 +347,7 @@ impl Caller {
         body["idempotency_key"] = Value::from(key.clone());
         let id = loop {
             match self.send("/runs", &body) {
-                None if self.stop.load(Ordering::SeqCst) && self.door.addr().is_none() => {
+                None if self.stop.load(Ordering::SeqCst) && self.is_nobody_there() => {
                     self.tally.unanswered += 1;
                     return;
                 }
@@ -301,6 +405,9 @@ impl Caller {
 
     fn took(&mut self, id: &str) {
         self.acked.fetch_add(1, Ordering::SeqCst);
+        if self.mix.read_one_in > 0 {
+            self.taken.push(id.to_owned());
+        }
         if self.tally.acked.insert(id.to_owned(), self.env.clone()).is_some() {
             self.tally.wrong.push(format!("{id} was given to two requests"));
         }

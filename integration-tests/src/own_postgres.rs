@@ -3,7 +3,7 @@
 use crate::eventually::eventually;
 use crate::server::spawn;
 use sqlx::{Connection, PgConnection};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +55,10 @@ impl OwnPostgres {
 
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     /// Starts it on its port and data, and returns once it takes connections.
@@ -117,7 +121,9 @@ fn is_root() -> bool {
 
 fn signal(name: &str, pids: &[u32]) {
     if !pids.is_empty() {
-        let _ = Command::new("kill").arg(format!("-{name}")).args(pids.iter().map(u32::to_string)).status();
+        let pids = pids.iter().map(u32::to_string);
+        // Some may have ended meanwhile.
+        let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
     }
 }
 

@@ -1,12 +1,15 @@
 //! The simulated provider, running in the test process: what is killed is never the judge.
 
+use crate::server::{mortal, spawn};
 use actors::provider::wire::{Content, Endpoint};
 use gateway::sim::{Faults, Sim, SimConfig};
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,6 +37,40 @@ fn running() -> &'static Running {
 #[derive(Debug, Clone)]
 pub struct Account {
     pub key: String,
+    /// Of a provider that is a process of its own.
+    at: Option<SocketAddr>,
+}
+
+/// `tidegate sim` as a process of its own, which ends with this value.
+pub struct OwnSim {
+    process: Child,
+    addr: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl OwnSim {
+    /// One whose batches take this long.
+    pub fn start(latency: &str) -> OwnSim {
+        let dir = tempfile::tempdir().expect("a folder for the provider");
+        let mut command = mortal();
+        command.args(["sim", "--listen", "127.0.0.1:0", "--latency", latency, "--state"]).arg(dir.path());
+        command.env_clear().current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = spawn(command);
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("its stdout is piped")).read_line(&mut line).expect("its address");
+        let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        OwnSim { process, addr: addr.expect("its address"), _dir: dir }
+    }
+
+    pub fn account(&self) -> Account {
+        Account { at: Some(self.addr), ..Account::open() }
+    }
+}
+
+impl Drop for OwnSim {
+    fn drop(&mut self) {
+        let _ = (self.process.kill(), self.process.wait());
+    }
 }
 
 /// The provider's bill.
@@ -65,11 +102,11 @@ impl Account {
     pub fn open() -> Account {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        Account { key: format!("sk-canary-{}-{number}-7Qx2", std::process::id()) }
+        Account { key: format!("sk-canary-{}-{number}-7Qx2", std::process::id()), at: None }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        running().addr
+        self.at.unwrap_or_else(|| running().addr)
     }
 
     /// Replaces the account's faults, for example `{"lose_answers": 1}`.

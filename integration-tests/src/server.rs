@@ -107,7 +107,7 @@ pub(crate) fn spawn(command: Command) -> Child {
 }
 
 /// The binary under `setpriv --pdeathsig`, which becomes it.
-fn mortal() -> Command {
+pub(crate) fn mortal() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
     command
@@ -207,14 +207,34 @@ impl Server {
     #[track_caller]
     pub fn again(&mut self) {
         self.launch();
-        let words = [("listening on http://", "port"), ("ops on http://", "ops")];
-        let found = words.map(|(words, _)| self.log().wait(|line| port_after(line, words)));
-        let [Some(port), Some(ops)] = found else {
+        self.listens();
+    }
+
+    /// Waits until one that was launched answers.
+    #[track_caller]
+    pub fn listens(&mut self) {
+        let port = self.port("listening on http://");
+        let ops = self.port("ops on http://");
+        self.door.open(port);
+        self.ops.open(ops);
+    }
+
+    /// Starts one without the API, and waits until its ops listener answers.
+    #[track_caller]
+    pub fn start_without_api(mut self) -> Server {
+        self.launch();
+        let ops = self.port("ops on http://");
+        self.ops.open(ops);
+        self
+    }
+
+    #[track_caller]
+    fn port(&mut self, words: &str) -> u16 {
+        let Some(port) = self.log().wait(|line| port_after(line, words)) else {
             let ended = self.reap();
             panic!("the server does not start: {ended:?}");
         };
-        self.door.open(port);
-        self.ops.open(ops);
+        port
     }
 
     /// Starts it and waits for nothing: it may be meant to die before it listens.
@@ -269,6 +289,12 @@ impl Server {
     /// A path of the ops listener, such as `/readyz`.
     pub fn ops(&self, path: &str) -> crate::http::Answer {
         Client::new(&self.ops).get(&format!("/{path}"))
+    }
+
+    /// Whether it says that it can do what is asked of it; not when it does not answer at all.
+    pub fn is_ready(&self) -> bool {
+        let answer = Client::new(&self.ops).send("GET", "//readyz", None);
+        answer.is_ok_and(|answer| answer.status == 200)
     }
 
     /// Everything that all incarnations have said so far.

@@ -2,6 +2,7 @@
 //! can be told from every other process of the machine.
 
 use crate::eventually::eventually;
+use crate::history::now_ms;
 use crate::server::Server;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,6 +10,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The task's name.
 pub const WITNESSED: &str = "witnessed";
+
+/// One start of a run's program. Times are in milliseconds since 1970 UTC, to 10 ms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    pub run: String,
+    pub started: i64,
+    /// `None` when it was killed.
+    pub ended: Option<i64>,
+    /// An earlier program of the same run was still there.
+    pub beside: bool,
+}
+
+/// When this machine was started, by its present time.
+fn boot_ms() -> i64 {
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("the time since boot");
+    now_ms() - millis(uptime.split(' ').next().unwrap_or_default())
+}
+
+fn millis(seconds: &str) -> i64 {
+    seconds.parse::<f64>().map_or(0, |seconds| (seconds * 1_000.0).round() as i64)
+}
 
 /// Where the lines are, and the mark of the processes.
 pub struct Witness {
@@ -25,9 +47,16 @@ impl Witness {
         Witness { dir: tempfile::tempdir().expect("a folder for the lines"), mark }
     }
 
-    /// A task that writes its line and then takes this long.
+    /// A task that writes its line, takes this long, and writes another. In a line are the attempt, the process
+    /// and the time since boot, which every clock of this machine can be compared with. A program that finds an
+    /// earlier one of its run still there says so first.
     pub fn task(&self, seconds: f64) -> String {
-        let script = format!("echo started >> {}/$TIDEGATE_RUN_ID; sleep {seconds} $0", self.dir.path().display());
+        let file = format!("{}/$TIDEGATE_RUN_ID", self.dir.path().display());
+        let script = format!(
+            "f={file}; [ -f $f ] && while read w a p t; do [ $w = started ] && grep -qs $0 /proc/$p/cmdline && b=beside; done <$f; \
+            read t r </proc/uptime; echo started $TIDEGATE_ATTEMPT $$ $t $b >>$f; sleep {seconds} $0; \
+            read t r </proc/uptime; echo ended $TIDEGATE_ATTEMPT $$ $t >>$f"
+        );
         format!(
             "[tasks.{WITNESSED}]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nargs = [\"-c\", '{script}', \"{}\"]\nretry_base_seconds = 0.01\nretry_cap_seconds = 0.05\n",
             self.mark
@@ -36,9 +65,35 @@ impl Witness {
 
     /// How often the program of each run was started.
     pub fn starts(&self) -> HashMap<String, usize> {
+        let mut starts = HashMap::new();
+        for effect in self.effects() {
+            *starts.entry(effect.run).or_default() += 1;
+        }
+        starts
+    }
+
+    /// Every start of a program, in the order of their runs and times.
+    pub fn effects(&self) -> Vec<Effect> {
+        let boot = boot_ms();
         let entries = std::fs::read_dir(self.dir.path()).expect("the folder of the lines").flatten();
-        let lines = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().lines().count();
-        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), lines(entry.path()))).collect()
+        let mut effects = Vec::new();
+        for entry in entries {
+            let run = entry.file_name().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+            let at = |line: &[&str]| boot + line.get(3).map_or(0, |seconds| millis(seconds));
+            for line in lines.iter().filter(|line| line[0] == "started") {
+                let is_end = |other: &&Vec<&str>| other[0] == "ended" && other.get(1..3) == line.get(1..3);
+                effects.push(Effect {
+                    run: run.clone(),
+                    started: at(line),
+                    ended: lines.iter().find(is_end).map(|line| at(line)),
+                    beside: line.get(4) == Some(&"beside"),
+                });
+            }
+        }
+        effects.sort_by(|one, other| (&one.run, one.started).cmp(&(&other.run, other.started)));
+        effects
     }
 
     /// The command lines of its processes that there are now.

@@ -29,3 +29,4 @@ mod executors;
 mod bad_http;
 mod security;
 mod cli_runs;
+mod fleet;

@@ -1,7 +1,7 @@
 //! Caps on runs under way at once: over all, of an env, of a queue and of a concurrency key. Each is exact, by
 //! the runs' own stamps, with two nodes taking from one PostgreSQL as with one on SQLite (invariant 8).
 
-use harness::{Database, Server};
+use harness::{Database, Server, Span, most_at_once};
 use serde_json::json;
 
 const SETTINGS: &str = r#"
@@ -19,18 +19,6 @@ kind = "exec"
 program = "/bin/sleep"
 args = ["0.02"]
 "#;
-
-/// A span in which a run was under way, from its start up to but without its end.
-type Span = (i64, i64);
-
-/// Most that were under way at one instant.
-fn most_at_once(spans: &[Span]) -> i64 {
-    let mut changes: Vec<(i64, i64)> = spans.iter().flat_map(|(from, to)| [(*from, 1), (*to, -1)]).collect();
-    // At one instant ends come first: a place is free before it is taken.
-    changes.sort_unstable();
-    let mut now = 0;
-    changes.into_iter().map(|(_, change)| (now += change, now).1).max().unwrap_or(0)
-}
 
 fn spans(server: &Server, which: &str) -> Vec<Span> {
     let rows = server.rows(&format!("SELECT started_at, finished_at FROM run_records WHERE {which}"));

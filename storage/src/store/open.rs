@@ -91,7 +91,7 @@ impl Store {
                 let owner = lock(&path)?;
                 (open_sqlite(&path).await?, Some(owner))
             }
-            Place::Postgres(connect) => (open_postgres(*connect).await?, None),
+            Place::Postgres(connect) => (open_postgres(*connect, options.lease).await?, None),
         };
         let clock = Arc::new(StoreClock::default());
         let store = Store { inner: Arc::new(Inner { pools, node: options.node, clock, _owner: owner }) };
@@ -222,7 +222,6 @@ async fn assert_sqlite(connection: &mut SqliteConnection) -> Result<(), StoreErr
 pub(super) fn postgres_options(connect: PgConnectOptions) -> PgConnectOptions {
     connect.application_name("tidegate").options([
         ("synchronous_commit", "on"),
-        ("idle_in_transaction_session_timeout", "60000"),
         ("client_min_messages", "error"),
         // The server notices within a minute that a node is gone which could not say so, and lets go of its locks.
         ("tcp_keepalives_idle", "20"),
@@ -231,7 +230,7 @@ pub(super) fn postgres_options(connect: PgConnectOptions) -> PgConnectOptions {
     ])
 }
 
-async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
+async fn open_postgres(connect: PgConnectOptions, lease: Duration) -> Result<Pools, StoreError> {
     let connect = postgres_options(connect);
     // One connection first: its error says why, where a pool only says that time ran out. What it migrates may take
     // as long as it needs.
@@ -239,7 +238,10 @@ async fn open_postgres(connect: PgConnectOptions) -> Result<Pools, StoreError> {
     assert_no_pooler(&mut first, &connect).await?;
     migrate_postgres(&mut first).await?;
     first.close().await?;
-    let connect = connect.options([("statement_timeout", STATEMENT_WITHIN_MS)]);
+    // A node that is frozen in the middle of a transaction holds its locks no longer than its lease.
+    let idle_within = lease.max(Duration::from_secs(1)).as_millis().to_string();
+    let connect = connect
+        .options([("statement_timeout", STATEMENT_WITHIN_MS), ("idle_in_transaction_session_timeout", &idle_within)]);
     let pool: Pool<Postgres> = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_WITHIN)
