@@ -4,7 +4,7 @@ use super::hot::Hot;
 use super::schema::LEVEL;
 use super::{Pools, Store, expect_one, in_tx, on_pool};
 use crate::error::StoreError;
-use crate::model::{NodeId, Timestamp};
+use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use std::time::Duration;
 
 /// One incarnation of one process.
@@ -108,8 +108,9 @@ impl Store {
             // On a connection of its own: a node must not lose its lease because others use up the pool.
             Pools::Postgres { hot, .. } => {
                 hot.on(Hot::Lease, async |connection| {
+                    let asked = SystemClock.now();
                     let millis = sqlx::query_scalar(DATABASE_NOW).fetch_one(&mut *connection).await?;
-                    self.inner.clock.follow(Timestamp::from_millis(millis));
+                    self.inner.clock.follow(Timestamp::from_millis(millis), asked);
                     let until = self.now() + lease;
                     Ok((until, renew!(connection, node, until)))
                 })
@@ -156,8 +157,12 @@ impl Store {
 
     async fn follow_database_time(&self) -> Result<(), StoreError> {
         if let Pools::Postgres { pool, .. } = &self.inner.pools {
-            let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
-            self.inner.clock.follow(Timestamp::from_millis(millis));
+            // The first look prepares the statement, and takes longer.
+            for _ in 0..3 {
+                let asked = SystemClock.now();
+                let millis: i64 = sqlx::query_scalar(DATABASE_NOW).fetch_one(pool).await?;
+                self.inner.clock.follow(Timestamp::from_millis(millis), asked);
+            }
         }
         Ok(())
     }

@@ -47,6 +47,8 @@ pub struct OpenOptions {
 #[derive(Debug, Default)]
 pub struct StoreClock {
     offset_ms: AtomicI64,
+    /// How long the answer took by which the offset was found, and a little more with each that took longer.
+    trip_ms: AtomicI64,
 }
 
 impl Clock for StoreClock {
@@ -57,9 +59,20 @@ impl Clock for StoreClock {
 }
 
 impl StoreClock {
-    pub(super) fn follow(&self, store_now: Timestamp) {
-        let offset = store_now.millis() - SystemClock.now().millis();
-        self.offset_ms.store(offset, Ordering::Relaxed);
+    /// Takes the store's time over, which was read somewhere between `asked` on this machine's clock and now. One
+    /// that took long on its way says little: nodes that are busy would be apart by as much.
+    pub(super) fn follow(&self, store_now: Timestamp, asked: Timestamp) {
+        let heard = SystemClock.now();
+        let (trip, best) = (heard.millis() - asked.millis(), self.trip_ms.load(Ordering::Relaxed));
+        let offset = store_now.millis() - asked.millis().midpoint(heard.millis());
+        // A clock that was set meanwhile is off by more than any trip.
+        let was_set = (offset - self.offset_ms.load(Ordering::Relaxed)).abs() > trip.abs() + best + 1;
+        if trip <= best || was_set {
+            self.offset_ms.store(offset, Ordering::Relaxed);
+            self.trip_ms.store(trip, Ordering::Relaxed);
+        } else {
+            self.trip_ms.store(best + 1, Ordering::Relaxed);
+        }
     }
 }
 
