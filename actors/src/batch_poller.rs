@@ -128,9 +128,19 @@ async fn look_once(parts: Parts, supervisor: Addr<Supervisor>, job_drive: ChildR
             }
         }
     }
-    let in_flight = parts.on_runtime(|parts| async move { parts.batches_in_flight().await }).await;
+    let in_flight = parts.on_runtime(|parts| async move { in_flight(&parts).await }).await;
     let in_flight = in_flight.inspect_err(|error| warn!(%error, "cannot read what is in flight")).ok()?;
     Some(Look { in_flight, opened })
+}
+
+/// What is in flight; what gone nodes have left behind of it is due.
+async fn in_flight(parts: &Parts) -> Result<Vec<BatchRow>, storage::StoreError> {
+    let (store, rows) = (&parts.store, parts.batches_in_flight().await?);
+    let of_others = rows.iter().any(|row| row.holder.as_deref().is_some_and(|holder| holder != store.node().as_str()));
+    if of_others && store.release_lapsed(store.now()).await? > 0 {
+        return parts.batches_in_flight().await;
+    }
+    Ok(rows)
 }
 
 /// Jobs of this node whose round has runs to claim, while not too much is planned already.

@@ -97,6 +97,8 @@ async fn look(parts: &RunParts, memory: &Arc<Mutex<Memory>>) {
             if state.breaker.allows(now) {
                 match timeout(LOOK_WITHIN, drain_once(&parts, &mut state)).await {
                     Ok(Ok(())) => state.breaker.succeeded(),
+                    // A look that was under way when the store was closed for good has nobody to tell.
+                    Ok(Err(_)) if parts.store.is_closed() => {}
                     Ok(Err(error)) => {
                         if !state.breaker.is_open() {
                             warn!(%error, "draining is paused until the store answers");

@@ -15,6 +15,7 @@ use crate::runs::RunParts;
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture};
 use futures_util::FutureExt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::model::BatchState;
 use tracing::{info, warn};
@@ -113,7 +114,8 @@ pub async fn sweep_once(
     if pass == Pass::Own {
         return Ok(report);
     }
-    let may_bury = runs.is_none_or(|runs| !runs.gates.no_burials.load(std::sync::atomic::Ordering::Acquire));
+    // A command has nothing to take back from others but batches, for which a lapsed lease is enough.
+    let may_bury = runs.is_some_and(|runs| !runs.gates.no_burials.load(Ordering::Acquire));
     if may_bury && is_ours(parts, "sweep.lapsed_nodes").await? {
         report.lapsed_nodes = store.bury_lapsed(store.now()).await?;
         done("lapsed_nodes", parts);

@@ -10,14 +10,12 @@ mod stream;
 mod events;
 mod follow;
 mod object;
-mod signals;
 
 pub use events::Event;
 pub use follow::Follow;
 pub use object::{Object, Page, print_object, print_objects, time_of};
 pub use refusal::unexpected;
 pub use request::{Request, segment};
-pub use signals::{Signals, block_on};
 pub use stream::{Piece, Stream};
 
 use crate::cli::Remote;
@@ -179,4 +177,15 @@ impl Answer {
     pub fn page(&self) -> Result<Page, Failure> {
         serde_json::from_slice(&self.body).map_err(|_| unexpected("a list"))
     }
+}
+
+/// Runs a command that speaks to a server; one thread is enough for it.
+pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start the runtime: {error}"));
+    let runtime = runtime.map_err(cannot)?;
+    let done = runtime.block_on(work);
+    // A look-up of a name that is still under way is nobody's any more.
+    runtime.shutdown_background();
+    done
 }

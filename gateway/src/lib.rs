@@ -7,6 +7,7 @@ macro_rules! say {
 
 pub mod cli;
 pub mod session;
+pub mod signals;
 pub mod providers;
 pub mod process;
 pub mod serve;

@@ -11,6 +11,7 @@ use crate::http::connections::{Connections, Patience};
 use crate::http::guard::{self, Guard, Rules};
 use crate::http::keys::Gate;
 use crate::ops::{Ops, Readiness};
+use crate::signals::Signals;
 use crate::{providers, session};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
@@ -25,7 +26,6 @@ use std::time::Duration;
 use storage::Store;
 use storage::model::IdMint;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{interval, timeout};
 
 /// Runs the command on a runtime and an actix system of its own.
@@ -62,6 +62,8 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let tasks = crate::tasks::make(config)?;
     let store = session::open_store(common, config).await?;
     let checked = check_address(listen, args.auth, store.has_keys().await?)?;
+    // Before anything is said to listen: whoever reads that may send a signal at once.
+    let signals = Signals::listen()?;
     let readiness = Arc::new(Readiness::default());
     let ops = Ops::serve(args.ops_listen.unwrap_or(config.server.ops_listen), readiness.clone())?;
     let roles = args.roles();
@@ -87,7 +89,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
         None
     };
     readiness.ready.store(true, Ordering::Release);
-    let ended = watch(&running, &runs, session::lease(config)).await;
+    let ended = watch(signals, &running, &runs, session::lease(config)).await;
     readiness.ready.store(false, Ordering::Release);
     draining.store(true, Ordering::Release);
     if let Some(chaos) = chaos {
@@ -171,15 +173,11 @@ impl Http {
 }
 
 /// Until a signal, or until this process may not go on.
-async fn watch(running: &Running, runs: &RunParts, lease: Duration) -> Result<Exit, Failure> {
-    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+async fn watch(mut signals: Signals, running: &Running, runs: &RunParts, lease: Duration) -> Result<Exit, Failure> {
     let mut gave_up = running.gave_up.clone();
     let keeper = runs.runtime.spawn(node_lease::keep(runs.clone(), lease));
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = signals.next() => {}
         gone = keeper => {
             // What it has in hand is somebody else's by now.
             runs.gates.no_claims.store(true, Ordering::Release);
@@ -197,7 +195,7 @@ async fn watch(running: &Running, runs: &RunParts, lease: Duration) -> Result<Ex
         }
     }
     say!("stopping; once more to stop at once");
-    second_signal_ends_at_once(interrupt, terminate);
+    signals.once_more_ends_at_once();
     Ok(Exit::Done)
 }
 
@@ -231,15 +229,4 @@ async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Stor
     let _ = timeout(Duration::from_secs(5), store.leave()).await;
     // One that is frozen never gives back the connections that wait for it.
     let _ = timeout(Duration::from_secs(5), store.close()).await;
-}
-
-fn second_signal_ends_at_once(mut interrupt: Signal, mut terminate: Signal) {
-    tokio::spawn(async move {
-        let code = tokio::select! {
-            _ = interrupt.recv() => Exit::Interrupted,
-            _ = terminate.recv() => Exit::Terminated,
-        };
-        #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
-        std::process::exit(code as i32);
-    });
 }

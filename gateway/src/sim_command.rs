@@ -6,6 +6,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Cell, Column, List, Room, Row, note};
 use crate::providers::sim_folder;
 use crate::session;
+use crate::signals::Signals;
 use crate::sim::{Faults, Sim, SimConfig, SimError};
 use crate::stdout::print;
 use serde_json::json;
@@ -14,7 +15,6 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use storage::model::{Clock, SystemClock};
-use tokio::signal::unix::{SignalKind, signal};
 
 const FAULTS: &[Column] = &[Column::new("FAULT", Room::Whole), Column::new("WHAT IT DOES", Room::Whole)];
 
@@ -29,12 +29,8 @@ pub fn run(args: &SimArgs, common: &Common, config: &Config) -> Result<Exit, Fai
         None => sim_folder(common)?,
     };
     let runtime = session::runtime()?;
-    let cannot = |error: std::io::Error| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {error}"));
     // Before the line on stdout: whoever reads it may send a signal at once.
-    let (mut interrupt, mut terminate) = runtime.block_on(async {
-        let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-        Ok::<_, Failure>((interrupt, signal(SignalKind::terminate()).map_err(cannot)?))
-    })?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     note(format_args!("keeping the simulated provider's state in {}", dir.display()));
     let latency = args.latency.unwrap_or(Duration::from_secs_f64(config.sim.latency_seconds));
     let sim = Sim::start(SimConfig { dir, latency, faults }, args.listen).map_err(failure)?;
@@ -42,12 +38,7 @@ pub fn run(args: &SimArgs, common: &Common, config: &Config) -> Result<Exit, Fai
     let reachable = reachable(sim.addr());
     note(format_args!("OPENAI_BASE_URL=http://{reachable}/v1 OPENAI_API_KEY=any"));
     note(format_args!("ANTHROPIC_BASE_URL=http://{reachable} ANTHROPIC_API_KEY=any"));
-    runtime.block_on(async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    });
+    runtime.block_on(signals.next());
     note("stopping; its batches go on by the clock and are there at the next start");
     sim.stop();
     Ok(Exit::Done)

@@ -26,7 +26,7 @@ impl Cluster {
         let postgres = OwnPostgres::start();
         let node = |_| {
             let proxy = FaultProxy::to(postgres.addr());
-            let url = format!("postgres://postgres@{}/postgres?sslmode=disable", proxy.addr());
+            let url = format!("postgres://postgres@{}/postgres", proxy.addr());
             Node { server: make(Server::on(Database::Sqlite).with_store(&url)), proxy }
         };
         Cluster { nodes: (0..nodes).map(node).collect(), postgres }

@@ -437,6 +437,11 @@ impl Drop for Server {
             let lines = self.lines();
             let last = lines.len().saturating_sub(60);
             eprintln!("the server's last words:\n{}", lines[last..].join("\n"));
+            let whole = tempfile::Builder::new().prefix("tidegate-server-").suffix(".log").tempfile();
+            if let Some((mut file, path)) = whole.ok().and_then(|file| file.keep().ok()) {
+                let _ = std::io::Write::write_all(&mut file, lines.join("\n").as_bytes());
+                eprintln!("all of them are kept in {}", path.display());
+            }
         } else {
             assert!(complaints.is_empty(), "the server complained:\n{}", complaints.join("\n"));
         }

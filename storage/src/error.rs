@@ -69,7 +69,8 @@ impl StoreError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             StoreError::Away | StoreError::Unanswered => true,
-            StoreError::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_)) => true,
+            StoreError::Database(sqlx::Error::PoolTimedOut) => true,
+            StoreError::Database(error) if is_broken_connection(error) => true,
             StoreError::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P0"))
             }
@@ -83,13 +84,21 @@ impl StoreError {
     }
 }
 
+/// A connection that was closed before a word was said is told apart from one that broke later: what came instead of an
+/// answer then is a breach of the protocol (of TLS, where that was asked for).
+fn is_broken_connection(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
+}
+
 fn class_of(error: &sqlx::Error) -> Class {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => Class::Retryable,
+        error if is_broken_connection(error) => Class::Retryable,
+        sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => Class::Retryable,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // SQLITE_BUSY, SQLITE_LOCKED and their extended forms.
             Some("5" | "6" | "261" | "262" | "517") => Class::Retryable,
-            Some(state) if ["40P01", "40001", "55P03", "57014"].contains(&state) => Class::Retryable,
+            // The last two: a transaction that was ended because it idled, and a server that has become a standby.
+            Some(state) if ["40P01", "40001", "55P03", "57014", "25P03", "25006"].contains(&state) => Class::Retryable,
             Some(state) if state.starts_with("08") || state.starts_with("57P0") => Class::Retryable,
             Some(_) if database.is_unique_violation() => Class::Conflict,
             _ => Class::Terminal,

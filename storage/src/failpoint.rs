@@ -1,8 +1,9 @@
 //! Named places at which a process can be made to die, so that tests can kill it at every await that matters.
 //!
 //! `TIDEGATE_FAILPOINT=NAME[:NTH[:stop]]` kills this process with SIGKILL when the place NAME is passed for the
-//! NTH time (default 1); with `stop` it is frozen there by SIGSTOP, until somebody sends SIGCONT. Unset, a failpoint costs one atomic load. The table is the list of places; a name
-//! that is not in it is refused at start, so that no test can wait for a place that does not exist.
+//! NTH time (default 1); with `stop` it is frozen there by SIGSTOP, until somebody sends SIGCONT. Unset, a failpoint
+//! costs one atomic load. The table is the list of places; a name that is not in it is refused at start, so that no
+//! test can wait for a place that does not exist.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -144,9 +145,13 @@ pub fn reached(point: Failpoint) {
     }
 }
 
-/// Returns when somebody has sent SIGCONT.
+/// Returns when somebody has sent SIGCONT. The signal reaches the threads some moments after it was sent; this one goes
+/// no further meanwhile.
 fn freeze_this_process() {
+    const MOMENTS: std::time::Duration = std::time::Duration::from_millis(20);
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+    #[expect(clippy::disallowed_methods, reason = "the thread is to stand still")]
+    std::thread::sleep(MOMENTS);
 }
 
 fn kill_this_process() -> ! {

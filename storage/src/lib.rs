@@ -7,6 +7,7 @@
 pub mod model;
 pub mod store;
 pub mod error;
+pub mod boot_clock;
 pub mod failpoint;
 
 pub use error::{Class, StoreError};

@@ -76,6 +76,7 @@ use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
 use sqlx::{Pool, Postgres, Sqlite};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// A handle on the store; clones share its pools.
 #[derive(Debug, Clone)]
@@ -88,6 +89,8 @@ struct Inner {
     pools: Pools,
     node: NodeId,
     clock: Arc<StoreClock>,
+    /// When this node's lease ends, in nanoseconds since boot.
+    lease_ends: AtomicU64,
     /// Holds the lock on a SQLite file for as long as the store is open.
     _owner: Option<std::fs::File>,
 }

@@ -47,9 +47,16 @@ impl Drive {
         }
         let cursor = self.provider.newest().await?;
         store.arm(fence, cursor.as_deref(), store.now()).await?;
+        // Clocks of two nodes may be apart by a little.
+        let margin = self.parts.settings.lease / 8;
         let committed = Box::new(move || {
-            Box::pin(async move { store.commit_create(fence, store.now()).await })
-                as futures_util::future::BoxFuture<'_, _>
+            Box::pin(async move {
+                // As it is before the commit: a lease that is renewed after it has lapsed says nothing of what others
+                // have done with the batch meanwhile.
+                let held_until = store.lease_ends().saturating_sub(margin);
+                store.commit_create(fence, store.now()).await?;
+                Ok(held_until)
+            }) as futures_util::future::BoxFuture<'_, _>
         });
         let manifest = Manifest { store, batch: row };
         match self.provider.create(&manifest, row.input_file_id.as_deref(), committed).await {

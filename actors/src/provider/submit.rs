@@ -9,21 +9,21 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::Method;
 use hyper::header::{HeaderName, HeaderValue};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 use storage::StoreError;
+use storage::boot_clock::since_boot;
 use storage::failpoint::{Failpoint, reached};
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
-/// The last byte leaves at most this long after the intent was committed, in time that counts suspends: a
-/// process that slept longer may have lost its lease.
+/// The last byte leaves at most this long after the intent was committed, in time that counts suspends.
 const SEND_WITHIN: Duration = Duration::from_secs(2);
 /// A body must flow at least this fast on the whole.
 const SLOWEST_BYTES_PER_SECOND: u64 = 20_000;
 
-/// Makes the create durable as intended. An error means that it must not be sent.
-pub type Committed<'a> = Box<dyn FnOnce() -> BoxFuture<'a, Result<(), StoreError>> + Send + 'a>;
+/// Makes the create durable as intended, and tells until when, in time since boot, its last byte may leave: from then
+/// on another node may have proven that it never did. An error means that it must not be sent.
+pub type Committed<'a> = Box<dyn FnOnce() -> BoxFuture<'a, Result<Duration, StoreError>> + Send + 'a>;
 
 /// What became of a create.
 #[derive(Debug)]
@@ -46,12 +46,6 @@ pub(super) struct Outgoing<'e, 'c> {
     pub headers: &'e [(HeaderName, HeaderValue)],
     pub length: u64,
     pub committed: Committed<'c>,
-}
-
-/// Time since boot, suspends included.
-fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Carries out the protocol. `feed` pushes all pieces of the body but the last one, which it returns.
@@ -91,10 +85,11 @@ where
         return answered_early(endpoint, answer.await, committed).await;
     }
     let committing_at = since_boot();
-    if let Err(error) = committed().await {
-        return Created::Store(error);
-    }
-    if since_boot().saturating_sub(committing_at) > SEND_WITHIN {
+    let send_by = match committed().await {
+        Ok(held_until) => held_until.min(committing_at + SEND_WITHIN),
+        Err(error) => return Created::Store(error),
+    };
+    if since_boot() > send_by {
         return Created::NotTaken { committed: true, why: late() };
     }
     // Only the receiver's end is closed when this fails; the byte then never left, but as the socket may
@@ -118,7 +113,7 @@ async fn answered_early(endpoint: &Endpoint, answer: Result<Exchange, CallError>
         // It says that it has taken what it cannot have read to the end: believe it, durably.
         return match committed().await {
             Err(error) => Created::Store(error),
-            Ok(()) => read_answer(endpoint, Ok(exchange)).await,
+            Ok(_) => read_answer(endpoint, Ok(exchange)).await,
         };
     }
     Created::NotTaken { committed: false, why: exchange.into_status_error(endpoint.host()).await }

@@ -10,6 +10,7 @@ use crate::input::Kinds;
 use crate::ops::Ops;
 use crate::providers::Chosen;
 use crate::session::lease;
+use crate::signals::Signals;
 use actors::config::{Settings, Supervision};
 use actors::price::PriceTable;
 use actors::supervisor::RegisterJob;
@@ -22,7 +23,6 @@ use storage::StoreError;
 use storage::model::{BatchState, Epoch, IdMint, JobId, NodeId, Timestamp};
 use storage::store::{JobRow, Store};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -149,9 +149,7 @@ impl Engine {
 
     async fn watch(&self, job: &JobRow, running: &Running, progress: Progress) -> Result<Ended, Failure> {
         let store = &self.parts.store;
-        let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {error}"));
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        let mut signals = Signals::listen()?;
         let mut gave_up = running.gave_up.clone();
         let began = store.now();
         let counts = store.pool_counts(&job.pool).await?;
@@ -165,8 +163,7 @@ impl Engine {
                         break ended;
                     }
                 }
-                _ = interrupt.recv() => break Ended::Signalled(Exit::Interrupted),
-                _ = terminate.recv() => break Ended::Signalled(Exit::Terminated),
+                exit = signals.next() => break Ended::Signalled(exit),
                 lost = &mut lease => return Err(lost.map_or_else(|error| Failure::new(Exit::Unexpected, error), Failure::from)),
                 Ok(()) = gave_up.changed() => {
                     let reason = gave_up.borrow().as_ref().map(ToString::to_string).unwrap_or_default();
@@ -179,7 +176,7 @@ impl Engine {
         reporter.finish();
         if matches!(ended, Ended::Signalled(_)) {
             say!("stopping; once more to stop at once");
-            second_signal_ends_at_once(interrupt, terminate);
+            signals.once_more_ends_at_once();
         }
         Ok(ended)
     }
@@ -232,15 +229,4 @@ async fn keep_lease(store: Store, lease: Duration) -> StoreError {
             Ok(Err(_)) | Err(_) => return StoreError::LeaseLost { until },
         }
     }
-}
-
-fn second_signal_ends_at_once(mut interrupt: tokio::signal::unix::Signal, mut terminate: tokio::signal::unix::Signal) {
-    tokio::spawn(async move {
-        let code = tokio::select! {
-            _ = interrupt.recv() => Exit::Interrupted,
-            _ = terminate.recv() => Exit::Terminated,
-        };
-        #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
-        std::process::exit(code as i32);
-    });
 }

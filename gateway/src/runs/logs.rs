@@ -5,9 +5,10 @@
 
 use super::path;
 use crate::cli::LogsArgs;
-use crate::client::{Client, Event, Follow, Piece, Request, Signals, Stream};
+use crate::client::{Client, Event, Follow, Piece, Request, Stream};
 use crate::exit::{Exit, Failure};
 use crate::output::{Reader, send_bytes};
+use crate::signals::Signals;
 use serde_json::Value;
 use std::time::Duration;
 

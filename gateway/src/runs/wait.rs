@@ -2,9 +2,10 @@
 
 use super::{now, path, print_one, view};
 use crate::cli::Output;
-use crate::client::{Client, Event, Follow, Object, Request, Signals, print_objects};
+use crate::client::{Client, Event, Follow, Object, Request, print_objects};
 use crate::exit::{Exit, Failure};
 use crate::output::{Reader, Style, send};
+use crate::signals::Signals;
 use serde_json::Value;
 use std::time::Duration;
 use storage::model::RunState;

@@ -6,8 +6,9 @@
 use super::attempt::{Bench, carry_out, release};
 use super::lease::{Lease, Wish, ask};
 use crate::cli::WorkerArgs;
-use crate::client::{Client, Signals};
+use crate::client::Client;
 use crate::exit::{Exit, Failure};
+use crate::signals::Signals;
 use actors::backoff::Backoff;
 use std::pin::Pin;
 use std::sync::Arc;

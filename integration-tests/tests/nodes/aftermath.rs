@@ -25,7 +25,8 @@ const NEVER: &[(&str, &str)] = &[
     ),
     (
         "a run that succeeded has a result, and was bought by one batch (I15, I16)",
-        "SELECT id FROM runs r WHERE state = 'succeeded' AND NOT EXISTS (SELECT 1 FROM run_results x WHERE x.run_id = r.id)
+        "SELECT id FROM runs r WHERE state = 'succeeded'
+            AND NOT EXISTS (SELECT 1 FROM run_results x WHERE x.run_id = r.id)
         UNION ALL SELECT run_id FROM attempts WHERE batch_id IS NOT NULL AND state = 'succeeded'
             GROUP BY run_id HAVING COUNT(*) > 1",
     ),
@@ -48,10 +49,12 @@ const NEVER: &[(&str, &str)] = &[
     (
         "a pool's counts are those of its runs",
         "SELECT name FROM pools p CROSS JOIN LATERAL (SELECT COUNT(*) AS all_of_it,
-            COUNT(*) FILTER (WHERE state = 'queued') AS is_queued, COUNT(*) FILTER (WHERE state = 'running') AS is_running,
+            COUNT(*) FILTER (WHERE state = 'queued') AS is_queued,
+            COUNT(*) FILTER (WHERE state = 'running') AS is_running,
             COUNT(*) FILTER (WHERE state = 'succeeded') AS did, COUNT(*) FILTER (WHERE state = 'failed') AS did_not
             FROM runs r WHERE r.pool = p.name) AS counted
-        WHERE total <> all_of_it OR queued <> is_queued OR running <> is_running OR succeeded <> did OR failed <> did_not",
+        WHERE total <> all_of_it OR queued <> is_queued OR running <> is_running OR succeeded <> did
+            OR failed <> did_not",
     ),
     ("no transaction is left open", "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"),
 ];
@@ -186,9 +189,10 @@ pub fn percentile(sorted: &[i64], percent: usize) -> i64 {
     sorted.get(at).copied().unwrap_or_default()
 }
 
-/// Says what is too much.
+/// Says what is too much. Of few, the slowest one in a hundred cannot be told.
 pub fn took_over_in_time(what: &str, spans: &[i64]) -> Option<String> {
-    let (p50, p99) = (percentile(spans, 50), percentile(spans, 99));
-    println!("{what}: {}, p50 {p50} ms, p99 {p99} ms, at most {:?} ms", spans.len(), spans.last());
-    (p99 > TAKE_OVER_MS).then(|| format!("{what}: p99 {p99} ms, {TAKE_OVER_MS} are promised: {spans:?}"))
+    let percent = if spans.len() >= 100 { 99 } else { 95 };
+    let (p50, most) = (percentile(spans, 50), percentile(spans, percent));
+    println!("{what}: {}, p50 {p50} ms, p{percent} {most} ms, at most {:?} ms", spans.len(), spans.last());
+    (most > TAKE_OVER_MS).then(|| format!("{what}: p{percent} {most} ms, {TAKE_OVER_MS} are promised: {spans:?}"))
 }

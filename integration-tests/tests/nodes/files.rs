@@ -51,7 +51,7 @@ pub fn buy(suppliers: &[Supplier], store: &str, seed: u64, stop: &AtomicBool) ->
         let half = (LINES / 2).to_string();
         let command = || case.process_with(&["--max-batch-requests", &half]);
         let first = Underway::start(command());
-        let_pass(Duration::from_millis(rng.random_range(200..1_500)));
+        let_pass(Duration::from_millis(rng.random_range(500..1_500)));
         let (pid, at) = (first.pid(), now_ms());
         first.signal("KILL");
         let mut last = first.ends();

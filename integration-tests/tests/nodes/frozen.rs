@@ -53,7 +53,8 @@ fn frozen_at(point: Failpoint) -> Option<i64> {
     let mut other = node(&store).start();
     let mut zombie = node(&store).env("TIDEGATE_FAILPOINT", format!("{}:1:stop", point.name())).start();
     let tasks = ["noop", "refused"].map(str::to_owned).to_vec();
-    let mix = Mix { callers: 4, batch_max: 5, tasks, pause: Duration::from_millis(5), ..Mix::of("noop", 3) };
+    let mix =
+        Mix { callers: 4, batch_max: 5, tasks, max_attempts: 1, pause: Duration::from_millis(5), ..Mix::of("noop", 3) };
     let load = Load::over(&[zombie.door()], Duration::from_secs(1), &mix);
     eventually("the node freezes", || is_frozen(&zombie));
     let from = now_ms();

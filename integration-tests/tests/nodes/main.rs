@@ -9,6 +9,7 @@ mod files;
 mod aftermath;
 mod rolling;
 mod frozen;
+mod outage;
 mod throughput;
 
 use harness::{Account, Case, Database, Ended, Protocol, Server, eventually};
@@ -40,7 +41,7 @@ impl Drop for Ends<'_> {
 /// A server that is soon replaced when nothing is heard of it any more.
 fn short_lived(server: Server) -> Server {
     // That connections still come in when it stops is no matter to anybody.
-    let server = server.expecting("actix_server::accept: No workers").expecting("cannot be settled" /* TEMP */);
+    let server = server.expecting("actix_server::accept: No workers");
     server.set("nodes.lease_seconds", LEASE_MS as f64 / 1_000.0).set("supervisor.sweep_seconds", 0.2)
 }
 

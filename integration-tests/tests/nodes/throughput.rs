@@ -1,7 +1,9 @@
 //! More processes on one PostgreSQL carry out no fewer runs than one does, on one machine whose cores they share.
 
-use harness::Cluster;
+use harness::{Cluster, eventually};
 use serde_json::json;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// What a neighbour on the machine may cost.
 const NOISE_PERCENT: i64 = 10;
@@ -30,6 +32,20 @@ fn runs_per_second(nodes: usize) -> i64 {
             });
         }
     });
+    // Asked of the nodes and not of the database, whose time is what is measured.
+    let finished =
+        || cluster.nodes.iter().map(|node| node.server.metric("tidegate_runs_finished_total", &[])).sum::<f64>();
+    let mut before = 0.0;
+    while before < runs_wanted() as f64 {
+        let mut now = 0.0;
+        eventually("more runs have ended", || {
+            now = finished();
+            now > before
+        });
+        before = now;
+        let (_held, never) = channel::<()>();
+        let _ = never.recv_timeout(Duration::from_millis(20));
+    }
     cluster.is_at_rest();
     let succeeded = "FROM run_records WHERE state = 'succeeded'";
     let runs = cluster.number(&format!("SELECT COUNT(*) {succeeded}"));

@@ -203,6 +203,12 @@ WHERE id = $1 AND state NOT IN ('collected', 'abandoned')
         OR holder NOT IN (SELECT id FROM nodes))
 RETURNING epoch";
 
+/// Those whose next look is only a question to the provider; a create in doubt keeps its times, which prove something.
+const RELEASE_LAPSED: &str = "-- release_lapsed
+UPDATE batches SET epoch = epoch + 1, holder = NULL, next_at = CASE WHEN next_at < $1 THEN next_at ELSE $1 END
+WHERE state IN ('submitted', 'cancelling', 'ended')
+    AND holder IN (SELECT id FROM nodes WHERE state = 'gone' OR lease_until < $1)";
+
 const BODIES: &str = "-- bodies
 SELECT a.batch_pos, b.body FROM attempts a JOIN run_bodies b ON b.run_id = a.run_id
 WHERE a.batch_id = $1 AND a.batch_pos >= $2 ORDER BY a.batch_pos LIMIT $3";
@@ -271,6 +277,12 @@ impl Store {
                 .await?
         });
         Ok(epoch.map(Epoch::from_number))
+    }
+
+    /// Lets go of the batches that gone and lapsed nodes follow, so that whoever takes one looks at it at once and not
+    /// when its holder would have; returns how many.
+    pub async fn release_lapsed(&self, now: Timestamp) -> Result<u64, StoreError> {
+        Ok(in_tx!(self, |tx| sqlx::query(RELEASE_LAPSED).bind(now.millis()).execute(&mut *tx).await?.rows_affected()))
     }
 
     /// The request bodies of a batch from position `from` on, in order, at most `limit` of them.

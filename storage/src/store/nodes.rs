@@ -3,8 +3,10 @@
 use super::hot::Hot;
 use super::schema::LEVEL;
 use super::{Pools, Store, expect_one, in_tx, on_pool};
+use crate::boot_clock::since_boot;
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// One incarnation of one process.
@@ -71,7 +73,7 @@ macro_rules! renew {
 impl Store {
     pub(super) async fn register_node(&self, lease: Duration) -> Result<(), StoreError> {
         self.follow_database_time().await?;
-        let now = self.now();
+        let (now, asked) = (self.now(), since_boot());
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let node = self.node().as_str();
         let alone = self.is_sqlite();
@@ -85,18 +87,18 @@ impl Store {
                 .bind(LEVEL)
                 .execute(&mut *tx)
                 .await?;
+            // Whose lease has lapsed on PostgreSQL may have been kept from the database as this one was until now.
             if alone {
                 sqlx::query(BURY_OTHERS).bind(node).execute(&mut *tx).await?;
-            } else {
-                sqlx::query(BURY_LAPSED).bind(now.millis()).bind(node).execute(&mut *tx).await?;
             }
         });
+        self.lease_is_held(asked + lease);
         Ok(())
     }
 
     /// Extends this node's lease to `now + lease`. `Moved` when somebody has already declared it gone.
     pub async fn renew_lease(&self, lease: Duration) -> Result<Renewed, StoreError> {
-        let node = self.node().as_str();
+        let (node, asked) = (self.node().as_str(), since_boot());
         let (until, state): (Timestamp, Option<String>) = match &self.inner.pools {
             Pools::Sqlite { writer, .. } => {
                 let until = self.now() + lease;
@@ -118,7 +120,19 @@ impl Store {
             }
         };
         expect_one(u64::from(state.is_some()), "node", node, "gone")?;
+        self.lease_is_held(asked + lease);
         Ok(Renewed { until, draining: state.as_deref() == Some("draining") })
+    }
+
+    /// Until when, in time since boot, nobody else may act for this node: its lease as it was last renewed, counted
+    /// from before the renewal was sent. Needs no store and no wall clock, and goes on while the machine sleeps.
+    pub fn lease_ends(&self) -> Duration {
+        Duration::from_nanos(self.inner.lease_ends.load(Ordering::Acquire))
+    }
+
+    fn lease_is_held(&self, until: Duration) {
+        let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        self.inner.lease_ends.fetch_max(nanos, Ordering::AcqRel);
     }
 
     /// Asks a node to take nothing on any more; it notices at its next renewal. False when it is not live.

@@ -14,7 +14,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 const READERS: u32 = 4;
@@ -107,7 +107,9 @@ impl Store {
             Place::Postgres(connect) => (open_postgres(*connect, options.lease).await?, None),
         };
         let clock = Arc::new(StoreClock::default());
-        let store = Store { inner: Arc::new(Inner { pools, node: options.node, clock, _owner: owner }) };
+        let store = Store {
+            inner: Arc::new(Inner { pools, node: options.node, clock, lease_ends: AtomicU64::new(0), _owner: owner }),
+        };
         store.register_node(options.lease).await?;
         Ok(store)
     }

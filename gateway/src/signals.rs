@@ -1,18 +1,7 @@
-//! One thread for a command that mostly waits, and the signals that end the waiting.
+//! The signals that ask a process to stop.
 
 use crate::exit::{Exit, Failure};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Runs a command that speaks to a server; one thread is enough for it.
-pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start the runtime: {error}"));
-    let runtime = runtime.map_err(cannot)?;
-    let done = runtime.block_on(work);
-    // A look-up of a name that is still under way is nobody's any more.
-    runtime.shutdown_background();
-    done
-}
 
 /// SIGINT and SIGTERM, from when this is made on.
 pub struct Signals {
@@ -35,5 +24,13 @@ impl Signals {
             _ = self.interrupt.recv() => Exit::Interrupted,
             _ = self.terminate.recv() => Exit::Terminated,
         }
+    }
+    /// The process asked to stop and does so; asked once more, it ends at once.
+    pub fn once_more_ends_at_once(mut self) {
+        tokio::spawn(async move {
+            let exit = self.next().await;
+            #[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
+            std::process::exit(exit as i32);
+        });
     }
 }
