@@ -1,6 +1,7 @@
 //! Settings of the actors. Each gets its own section; all spans are `Duration`s.
 
 use crate::backoff::Backoff;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// How children are watched and rebuilt.
@@ -31,6 +32,8 @@ pub struct Following {
 pub struct Settings {
     pub supervision: Supervision,
     pub following: Following,
+    /// Of accounts that are followed in a way of their own.
+    pub followings: HashMap<String, Following>,
     /// How often an actor looks by itself.
     pub tick_every: Duration,
     pub sweep_every: Duration,
@@ -40,6 +43,13 @@ pub struct Settings {
     pub pool: Option<String>,
     /// Longest time that one look may take before it is given up and repeated.
     pub look_deadline: Duration,
+}
+
+impl Settings {
+    /// How the batches of an account are followed.
+    pub fn following(&self, account: &str) -> Following {
+        self.followings.get(account).copied().unwrap_or(self.following)
+    }
 }
 
 impl Default for Supervision {
@@ -63,6 +73,7 @@ impl Default for Settings {
                 hold: false,
                 exclusive: false,
             },
+            followings: HashMap::new(),
             tick_every: Duration::from_millis(100),
             sweep_every: Duration::from_secs(5),
             lease: Duration::from_secs(15),

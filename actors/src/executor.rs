@@ -28,6 +28,8 @@ pub struct Assignment {
     pub payload: String,
     /// Enforced by the caller, who sends `Stop::TimedOut`.
     pub max_duration: Option<Duration>,
+    /// In time since boot. From then on somebody else may have the run, and nothing is begun for it here.
+    pub start_by: Duration,
 }
 
 impl fmt::Debug for Assignment {

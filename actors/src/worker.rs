@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use storage::boot_clock::since_boot;
 use storage::store::NewChunk;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -87,7 +88,7 @@ async fn carry(parts: &RunParts, mut held: Held) {
         let _in_hand = InHand(parts, held.leased.run.clone());
         carry_watched(parts, &held, task, executor, order, stop).await
     } else {
-        at_once(executor, &held).await
+        at_once(parts, executor, &held).await
     };
     let took = now().duration_since(began);
     parts.queue.took(took);
@@ -110,13 +111,13 @@ fn executor_of(task: &Task) -> Option<(&Task, &Arc<dyn Executor>)> {
 }
 
 /// A task that reads nothing writes nothing and takes no time.
-async fn at_once(executor: &Arc<dyn Executor>, held: &Held) -> Outcome {
+async fn at_once(parts: &RunParts, executor: &Arc<dyn Executor>, held: &Held) -> Outcome {
     let (_order, stop) = watch::channel(None);
     let (pieces, _) = mpsc::channel(1);
-    executor.carry(assignment(held, None), stop, Output::new(0, pieces)).await
+    executor.carry(assignment(parts, held, None), stop, Output::new(0, pieces)).await
 }
 
-fn assignment(held: &Held, max_duration: Option<Duration>) -> Assignment {
+fn assignment(parts: &RunParts, held: &Held, max_duration: Option<Duration>) -> Assignment {
     Assignment {
         run: held.leased.run.clone(),
         env: held.leased.env.clone(),
@@ -125,6 +126,7 @@ fn assignment(held: &Held, max_duration: Option<Duration>) -> Assignment {
         epoch: held.leased.epoch,
         payload: held.payload.clone(),
         max_duration,
+        start_by: parts.store.lease_ends(),
     }
 }
 
@@ -139,9 +141,13 @@ async fn carry_watched(
 ) -> Outcome {
     let limit = Some(held.leased.max_duration_ms).filter(|millis| *millis > 0);
     let limit = limit.map(|millis| Duration::from_millis(millis.unsigned_abs())).or(task.max_duration);
+    let assignment = assignment(parts, held, limit);
+    if since_boot() >= assignment.start_by {
+        return Outcome::Lost;
+    }
     let (pieces, recorded) = mpsc::channel(PIECES);
     let output = Output::new(parts.settings.output_limit.unsigned_abs(), pieces);
-    let work = AssertUnwindSafe(executor.carry(assignment(held, limit), stop.clone(), output)).catch_unwind();
+    let work = AssertUnwindSafe(executor.carry(assignment, stop.clone(), output)).catch_unwind();
     let work = async {
         work.await.unwrap_or_else(|_| {
             error!(run.id = %held.leased.run, "an executor panicked");

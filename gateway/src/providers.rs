@@ -109,11 +109,11 @@ pub fn connect(choice: &Choice, common: &Common, config: &Config) -> Result<Chos
 /// Clients by account.
 pub type Clients = HashMap<String, Arc<dyn Provider>>;
 
-/// The clients of all providers that the configuration names and has a key for, by account, and how the most
-/// careful of them is to be followed.
-pub fn configured(config: &Config) -> Result<(Clients, Following), Failure> {
+/// The clients of all providers that the configuration names and has a key for, and how each is to be followed, by
+/// account.
+pub fn configured(config: &Config) -> Result<(Clients, HashMap<String, Following>), Failure> {
     let mut clients = Clients::new();
-    let mut followed = following(Protocol::OpenAi, &ProviderConfig::default(), Duration::from_secs(30));
+    let mut followings = HashMap::new();
     for (name, own) in &config.providers {
         let protocol = match (own.protocol.as_deref(), name.as_str()) {
             (Some("anthropic"), _) | (None, "anthropic") => Protocol::Anthropic,
@@ -126,12 +126,10 @@ pub fn configured(config: &Config) -> Result<(Clients, Following), Failure> {
         }
         let (base, key) = (base_url(&choice, own)?, api_key(&choice, own)?);
         let account = own.account.clone().unwrap_or_else(|| fingerprint(name, &base, &key));
+        followings.insert(account.clone(), following(protocol, own, Duration::from_secs(30)));
         clients.insert(account, client(protocol, &base, &key, own.version.as_deref())?);
-        let theirs = following(protocol, own, Duration::from_secs(30));
-        followed.settle_after = followed.settle_after.max(theirs.settle_after);
-        followed.hold |= theirs.hold;
     }
-    Ok((clients, followed))
+    Ok((clients, followings))
 }
 
 fn connect_sim(choice: &Choice, common: &Common, config: &Config) -> Result<Chosen, Failure> {

@@ -107,12 +107,12 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
         window: Duration::from_secs_f64(config.supervisor.window_seconds),
         ..Supervision::default()
     };
-    let (clients, following) = providers::configured(config)?;
+    let (clients, followings) = providers::configured(config)?;
     Ok(Parts {
         store: store.clone(),
         settings: Arc::new(Settings {
             supervision,
-            following,
+            followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
             lease: session::lease(config),
             ..Settings::default()

@@ -41,6 +41,7 @@ mod tests {
                 epoch: Epoch::from_number(1),
                 payload: "null".to_owned(),
                 max_duration: None,
+                start_by: std::time::Duration::MAX,
             };
             let (_asker, stop) = watch::channel(asked);
             let (sender, mut chunks) = mpsc::channel(1);

@@ -55,6 +55,6 @@ async fn is_ours(
             let owner = crate::batch_poller::owner_of(provider, candidate).await?;
             Ok(owner.as_deref() == Some(row.wire_key.as_str()))
         }
-        Protocol::Anthropic => Ok(parts.settings.following.exclusive && !creating),
+        Protocol::Anthropic => Ok(parts.settings.following(&row.account).exclusive && !creating),
     }
 }

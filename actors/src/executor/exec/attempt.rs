@@ -133,6 +133,7 @@ fn order(parts: &Parts, assignment: &Assignment) -> Result<Order, super::BadPayl
         grace_millis: u64::try_from(task.grace.as_millis()).unwrap_or(u64::MAX),
         limits: task.limits,
         payload_bytes: u64::try_from(assignment.payload.len()).unwrap_or(u64::MAX),
+        start_by_nanos: u64::try_from(assignment.start_by.as_nanos()).unwrap_or(u64::MAX),
     })
 }
 
@@ -177,6 +178,7 @@ fn outcome(parts: &Parts, report: Option<Report>) -> Outcome {
             let reason = format!("killed by {}", signal::named(signal));
             Outcome::failed("signal", reason, Retry::WithBackoff)
         }
+        Some(Report::TooLate) => Outcome::Lost,
         Some(Report::NotStarted { why, shortage }) => not_started(&why, shortage),
         None => {
             let reason = "the guard of the program was killed, and the program with it";

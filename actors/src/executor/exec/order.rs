@@ -45,6 +45,8 @@ pub struct Order {
     pub grace_millis: u64,
     pub limits: Limits,
     pub payload_bytes: u64,
+    /// As in the assignment, in nanoseconds.
+    pub start_by_nanos: u64,
 }
 
 impl Order {
@@ -66,6 +68,8 @@ pub enum Report {
     Killed {
         signal: i32,
     },
+    /// It never ran, because it would have been begun when somebody else may have the run.
+    TooLate,
     /// It never ran.
     NotStarted {
         why: String,

@@ -155,6 +155,7 @@ mod tests {
             epoch: Epoch::from_number(1),
             payload: payload.to_owned(),
             max_duration: None,
+            start_by: std::time::Duration::MAX,
         };
         Template::parse(argument).expect("a template").render(&assignment)
     }

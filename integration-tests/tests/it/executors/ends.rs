@@ -1,11 +1,11 @@
 //! That whatever a program began ends with it, with its stop, and with its node.
 
 use super::{
-    PLENTY, Underway, alive, assignment, exec, folders_of, marker, nothing_is_left_of, run, runtime, shell, succeeded,
-    zombies_below,
+    PLENTY, Underway, alive, assignment, exec, folders_of, marker, nothing_is_left_of, program, run, runtime, shell,
+    succeeded, zombies_below,
 };
 use actors::executor::exec::ExecTask;
-use actors::executor::{Executor, Outcome, Output, Retry, Stop};
+use actors::executor::{Assignment, Executor, Outcome, Output, Retry, Stop};
 use harness::eventually;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -211,4 +211,19 @@ fn programs_die_with_a_node_that_is_killed() {
     node.kill().expect("SIGKILL");
     node.wait().expect("its end");
     nothing_is_left_of(&marker);
+}
+
+/// A node may be frozen between its look at its lease and the order to the guard (F12).
+#[test]
+fn nothing_is_begun_for_a_run_that_somebody_else_may_have_by_now() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let task = program("/bin/touch", &[trace.to_str().expect("a path")]);
+    for (start_by, outcome) in [(storage::boot_clock::since_boot(), Outcome::Lost), (Duration::MAX, succeeded(0))] {
+        let order = Assignment { start_by, ..assignment("null") };
+        let ended = Underway::begin(&exec(task.clone()), order.clone(), PLENTY).end();
+        assert_eq!(ended.outcome, outcome, "{}", ended.stderr());
+        assert_eq!(trace.exists(), outcome == succeeded(0));
+        assert_eq!(folders_of(&order.run), 0);
+    }
 }

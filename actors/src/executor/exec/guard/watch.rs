@@ -15,6 +15,7 @@ use std::process::{Child, ExitCode};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use storage::boot_clock::since_boot;
 
 /// How often orphans that have ended are cleared away while the program runs.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +39,11 @@ pub(super) fn run() -> ExitCode {
         Ok(None) => return ExitCode::from(super::NOT_STARTED),
         Err(error) => return super::refuse(&format!("the order cannot be read: {error}")),
     };
+    // The node may have slept between its last look at its lease and these words; this process has not.
+    if since_boot() >= Duration::from_nanos(order.start_by_nanos) {
+        tell(&Report::TooLate);
+        return ExitCode::from(super::NOT_STARTED);
+    }
     order.scratch = order.folder(std::process::id());
     let report = match DirBuilder::new().mode(0o700).create(&order.scratch) {
         Err(error) => not_started(&format!("cannot make {}", order.scratch.display()), &error),
@@ -242,7 +248,7 @@ fn tell(report: &Report) {
 fn end_like(report: &Report) -> ExitCode {
     match report {
         Report::Exited { code } => ExitCode::from(u8::try_from(*code).unwrap_or(1)),
-        Report::NotStarted { .. } => ExitCode::from(super::NOT_STARTED),
+        Report::TooLate | Report::NotStarted { .. } => ExitCode::from(super::NOT_STARTED),
         Report::Killed { signal } => {
             // Twice: the first of some signals only takes away the runtime's own handler.
             for _ in 0..2 {
