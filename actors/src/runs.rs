@@ -8,6 +8,7 @@ mod recorder;
 mod breaker;
 mod presence;
 mod neighbours;
+mod following;
 mod fate;
 mod express;
 mod tasks;
@@ -16,6 +17,7 @@ mod pace;
 
 pub use breaker::Breaker;
 pub use fate::fate;
+pub use following::{Elsewhere, Following};
 pub use intake::{Intake, IntakeError, StoreHealth, Verdict};
 pub use lanes::LaneIndex;
 pub use local_queue::{Held, LocalQueue};

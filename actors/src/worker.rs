@@ -82,10 +82,12 @@ async fn carry(parts: &RunParts, mut held: Held) {
     };
     let began = now();
     held.start(parts.store.now());
+    // Until its end is on its way to the store: a node that stops waits for what it has in hand.
+    let mut _in_hand = None;
     let outcome = if task.reads_payload {
         let (order, stop) = watch::channel(None);
         parts.in_hand.insert(held.leased.run.clone(), order.clone());
-        let _in_hand = InHand(parts, held.leased.run.clone());
+        _in_hand = Some(InHand(parts, held.leased.run.clone()));
         carry_watched(parts, &held, task, executor, order, stop).await
     } else {
         at_once(parts, executor, &held).await

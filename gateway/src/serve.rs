@@ -217,16 +217,19 @@ async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Stor
         say!("{} runs did not end in time; they are given back", runs.in_hand.len());
         runs.stop_all(actors::executor::Stop::Lost);
     }
-    let settled = async {
-        let mut look = interval(Duration::from_millis(10));
-        while runs.settler.pending() > 0 || !runs.in_hand.is_empty() {
-            look.tick().await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(10), settled).await;
+    let _ = timeout(Duration::from_secs(10), settled(runs)).await;
     running.stop().await;
+    // Whatever a worker had between two hands was let go of with it.
+    let _ = timeout(Duration::from_secs(10), settled(runs)).await;
     // A store that is gone already has nothing to leave; the lease then lapses by itself.
     let _ = timeout(Duration::from_secs(5), store.leave()).await;
     // One that is frozen never gives back the connections that wait for it.
     let _ = timeout(Duration::from_secs(5), store.close()).await;
+}
+
+async fn settled(runs: &RunParts) {
+    let mut look = interval(Duration::from_millis(10));
+    while runs.settler.pending() > 0 || !runs.in_hand.is_empty() {
+        look.tick().await;
+    }
 }

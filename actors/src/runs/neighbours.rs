@@ -2,10 +2,11 @@
 //!
 //! Everything told is a hint, collected for a moment: whoever misses it finds the same at its next scan.
 
-use super::{Gates, LaneIndex, RunParts};
+use super::following::{self, Followers, Following};
+use super::{Gates, LaneIndex, RunParts, Settled};
 use crate::executor::Stop;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,9 +33,32 @@ pub struct Neighbours {
 }
 
 #[derive(Debug, Default)]
-struct News {
+pub(super) struct News {
     collected: Mutex<Collected>,
     more: Notify,
+    pub(super) followers: Followers,
+}
+
+impl News {
+    fn collect(&self, add: impl FnOnce(&mut Collected)) {
+        add(&mut self.collected.lock().unwrap_or_else(PoisonError::into_inner));
+        self.more.notify_one();
+    }
+
+    /// Envs are followed on this node.
+    pub(super) fn follow(&self, envs: Vec<String>) {
+        self.collect(|collected| collected.following.extend(envs));
+    }
+
+    /// A run has changed of which somebody elsewhere wants to know.
+    pub(super) fn settled(&self, settled: Settled) {
+        self.collect(|collected| collected.settled.push(settled));
+    }
+
+    /// Runs have changed, and nobody knows which.
+    pub(super) fn missed(&self) {
+        self.collect(|collected| collected.missed = true);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +67,9 @@ struct Collected {
     lanes: BTreeMap<(Basin, Lane), i64>,
     buffered: bool,
     cancelled: Vec<RunId>,
+    following: BTreeSet<String>,
+    settled: Vec<Settled>,
+    missed: bool,
 }
 
 /// What one ring tells.
@@ -62,6 +89,15 @@ struct Hint {
     /// There is more than could be told: look for yourself.
     #[serde(default)]
     look: bool,
+    /// Envs of which this node wants to know what is settled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    following: Vec<String>,
+    /// Run, env and state of what was settled and is followed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    settled: Vec<(String, String, String)>,
+    /// More was settled than could be told.
+    #[serde(default)]
+    missed: bool,
 }
 
 impl Neighbours {
@@ -95,16 +131,21 @@ impl Neighbours {
         self.collect(|collected| collected.cancelled.push(run.clone()));
     }
 
+    /// Follows what the other nodes settle in an env; `None` where there can be none.
+    pub fn follow(&self, env: &str) -> Option<Following> {
+        self.news.as_ref().map(|news| Following::begin(news, env))
+    }
+
     fn collect(&self, add: impl FnOnce(&mut Collected)) {
-        let Some(news) = &self.news else { return };
-        add(&mut news.collected.lock().unwrap_or_else(PoisonError::into_inner));
-        news.more.notify_one();
+        if let Some(news) = &self.news {
+            news.collect(add);
+        }
     }
 }
 
 impl Collected {
     fn into_hint(self, node: &str) -> Hint {
-        let mut hint = Hint { node: node.to_owned(), buffered: self.buffered, ..Hint::default() };
+        let mut hint = Hint { node: node.to_owned(), buffered: self.buffered, missed: self.missed, ..Hint::default() };
         let mut room = HINT_BYTES - node.len();
         let mut fits = |bytes: usize| {
             // Escaped, a divider takes six bytes; and there are quotes, brackets, commas and a number of 64 bits.
@@ -123,6 +164,18 @@ impl Collected {
                 hint.ready.push((basin.as_str().to_owned(), lane.as_str().to_owned(), rank));
             } else {
                 hint.look = true;
+            }
+        }
+        for env in self.following {
+            if fits(env.len()) {
+                hint.following.push(env);
+            }
+        }
+        for Settled { run, env, state } in self.settled {
+            if fits(run.as_str().len() + env.len() + state.word().len()) {
+                hint.settled.push((run.to_string(), env, state.word().to_owned()));
+            } else {
+                hint.missed = true;
             }
         }
         hint
@@ -146,6 +199,10 @@ async fn ring(store: Store, news: Arc<News>) {
 
 /// Listens for as long as the store is open.
 pub(super) async fn listen(parts: RunParts) {
+    if let Some(news) = parts.neighbours.news.clone() {
+        parts.runtime.spawn(following::repeat(parts.clone(), news.clone()));
+        parts.runtime.spawn(following::share(parts.clone(), news));
+    }
     let mut heard_of_trouble = false;
     while !parts.store.is_closed() {
         match parts.store.bell().await {
@@ -181,6 +238,9 @@ async fn until_trouble(parts: &RunParts, mut bell: Bell) {
 }
 
 fn look_anew(parts: &RunParts) {
+    if let Some(news) = &parts.neighbours.news {
+        news.followers.miss();
+    }
     parts.gates.look_anew.store(true, Ordering::Release);
     parts.doorbell.notify_one();
     parts.intake.announce();
@@ -192,6 +252,12 @@ fn take(parts: &RunParts, hint: Hint) {
     }
     for run in hint.cancelled {
         parts.stop_run(&RunId::from_text(run), Stop::Cancelled);
+    }
+    if let Some(news) = &parts.neighbours.news {
+        if !hint.following.is_empty() {
+            news.followers.ask(hint.following);
+        }
+        news.followers.hear(hint.settled, hint.missed);
     }
     if hint.look {
         return look_anew(parts);
@@ -229,6 +295,24 @@ mod tests {
             assert!(text.len() < 8_000, "{lanes} lanes are {} bytes", text.len());
             assert_eq!(hint.look, hint.ready.len() < lanes, "what does not fit has to be looked for");
             assert_eq!(serde_json::from_str::<Hint>(&text).unwrap(), hint);
+        }
+    }
+
+    #[test]
+    fn of_what_is_followed_the_rest_is_said_to_be_missed() {
+        for runs in [0, 10, 1_000] {
+            let settled = |nth: usize| Settled {
+                run: RunId::from_text(format!("run_{nth:026}")),
+                env: "org/env".to_owned(),
+                state: storage::model::RunState::Succeeded,
+            };
+            let following = BTreeSet::from(["org/env".to_owned()]);
+            let collected = Collected { following, settled: (0..runs).map(settled).collect(), ..Collected::default() };
+            let hint = collected.into_hint("node_x");
+            assert!(serde_json::to_string(&hint).unwrap().len() < 8_000);
+            assert_eq!(hint.following, ["org/env"]);
+            assert_eq!(hint.missed, hint.settled.len() < runs, "{runs}");
+            assert!(!hint.look, "nobody has to look for runs to carry out");
         }
     }
 

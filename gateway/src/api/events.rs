@@ -10,7 +10,7 @@ use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::runs::{RunParts, Settled};
+use actors::runs::{Elsewhere, Following, RunParts, Settled};
 use bytes::Bytes;
 use futures_util::stream;
 use std::collections::VecDeque;
@@ -199,7 +199,7 @@ impl OfRun {
     }
 }
 
-/// `GET /events?task=&status=`: what is settled on this node from now on, of the caller's env.
+/// `GET /events?task=&status=`: what is settled from now on, on any node, of the caller's env.
 pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsRead)?;
     let mut query = Query::parse(request.query_string())?;
@@ -218,6 +218,7 @@ pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -
     }
     let follower = OfEnv {
         news: api.runs.settler.follow(),
+        elsewhere: api.runs.neighbours.follow(caller.env.as_str()),
         runs: api.runs.clone(),
         env: caller.env.to_string(),
         status,
@@ -230,6 +231,7 @@ pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -
 struct OfEnv {
     runs: RunParts,
     news: Receiver<Settled>,
+    elsewhere: Option<Following>,
     env: String,
     status: Option<RunState>,
     task: Option<String>,
@@ -242,16 +244,35 @@ impl OfEnv {
             if let Some(text) = self.queue.pop_front() {
                 return Some((Ok(Bytes::from(text)), self));
             }
-            let text = match timeout(Duration::from_secs(15), self.news.recv()).await {
+            let text = match timeout(Duration::from_secs(15), self.next()).await {
                 Err(_) => ": still here\n\n".to_owned(),
-                Ok(Err(RecvError::Closed)) => return None,
-                Ok(Err(RecvError::Lagged(missed))) => format!("event: resync\ndata: {{\"missed\":{missed}}}\n\n"),
-                Ok(Ok(settled)) => match self.event(settled).await {
+                Ok(None) => return None,
+                // How many, nobody knows.
+                Ok(Some(Elsewhere::Missed)) => "event: resync\ndata: {\"missed\":null}\n\n".to_owned(),
+                Ok(Some(Elsewhere::Settled(settled))) => match self.event(settled).await {
                     Some(event) => event.frame(),
                     None => continue,
                 },
             };
             return Some((Ok(Bytes::from(text)), self));
+        }
+    }
+
+    /// The next that was settled, here or elsewhere; `None` at the end of this node.
+    async fn next(&mut self) -> Option<Elsewhere> {
+        let elsewhere = async {
+            match &mut self.elsewhere {
+                Some(following) => following.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            settled = self.news.recv() => match settled {
+                Ok(settled) => Some(Elsewhere::Settled(settled)),
+                Err(RecvError::Lagged(_)) => Some(Elsewhere::Missed),
+                Err(RecvError::Closed) => None,
+            },
+            told = elsewhere => Some(told),
         }
     }
 

@@ -104,6 +104,39 @@ fn serve_a_run_is_cancelled_on_the_node_that_carries_it_by_a_call_to_another() {
     drop(worker);
 }
 
+/// Whoever follows an env hears of all that is settled in it, whichever node did it, and of nothing else.
+#[test]
+fn serve_a_stream_of_an_env_tells_what_other_nodes_settle() {
+    let first = api();
+    let worker = beside(&first, "worker").start_without_api();
+    let (mut client, mut other) = (first.client().in_env("one/dev"), first.client().in_env("two/dev"));
+    let events = client.follow("/events", None).expect("a stream");
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut ids = events.filter(|event| event.name != "resync").map(|event| event.json()["id"].clone());
+    std::thread::spawn(move || ids.try_for_each(|id| tell.send(id)));
+    // Until the worker knows that somebody follows.
+    eventually("the first is told", || {
+        let run = client.run(&json!({"task": "noop"}));
+        succeeds(&mut client, &run);
+        told.recv_timeout(std::time::Duration::from_millis(100)).is_ok()
+    });
+    let runs: Vec<String> = (0..50)
+        .map(|_| {
+            other.run(&json!({"task": "noop"}));
+            client.run(&json!({"task": "noop"}))
+        })
+        .collect();
+    let mut missing: std::collections::HashSet<&str> = runs.iter().map(String::as_str).collect();
+    while !missing.is_empty() {
+        let heard = told.recv_timeout(std::time::Duration::from_secs(30));
+        let id = heard.unwrap_or_else(|_| panic!("{} of {} were not told", missing.len(), runs.len()));
+        let id = id.as_str().expect("an id");
+        let is_own = missing.remove(id) || client.read(id)["env"] == "one/dev";
+        assert!(is_own, "{id} is of another env");
+    }
+    drop(worker);
+}
+
 fn command(server: &Server, door: &Server, args: &[&str]) -> (Option<i32>, String, String) {
     let addr = door.door().addr().expect("it listens");
     let done = server.command(args).env("TIDEGATE_SERVER", format!("http://{addr}")).output().expect("it runs");
