@@ -4,8 +4,8 @@ use crate::executor::Stop;
 use crate::runs::RunParts;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::StoreError;
 use storage::model::Timestamp;
+use storage::{Store, StoreError};
 use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
@@ -28,6 +28,7 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
         match answer {
             Ok(Ok(renewed)) => {
                 until = renewed.until;
+                look_for_failover(&parts.store, lease / 4).await;
                 if renewed.draining && !parts.gates.draining.swap(true, Ordering::AcqRel) {
                     info!("asked to drain; taking nothing on any more");
                     parts.gates.no_claims.store(true, Ordering::Release);
@@ -48,6 +49,21 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
                 parts.stop_all(Stop::Lost);
             }
         }
+    }
+}
+
+/// Notices, three times within a lease, that the database was failed over; until somebody has, nothing is bought.
+pub async fn look_for_failover(store: &Store, within: Duration) {
+    match timeout(within, store.look_for_failover(store.now())).await {
+        Ok(Ok(Some(found))) => error!(
+            timeline.from = found.from,
+            timeline.to = found.to,
+            batches = found.batches,
+            jobs = found.jobs,
+            "the database was failed over: planned batches are looked for at their providers, and jobs are suspended"
+        ),
+        // The next renewal looks again.
+        Ok(Ok(None) | Err(_)) | Err(_) => {}
     }
 }
 

@@ -87,6 +87,7 @@ impl From<StoreError> for Failure {
         let exit = match &error {
             StoreError::BadUrl { .. } | StoreError::Pooler | StoreError::TooOld { .. } => Exit::Usage,
             StoreError::Owned { .. } | StoreError::Moved { .. } | StoreError::LeaseLost { .. } => Exit::Conflict,
+            StoreError::Standby => Exit::Unreachable,
             _ if error.is_unreachable() => Exit::Unreachable,
             _ => Exit::StoreFailed,
         };
@@ -96,6 +97,7 @@ impl From<StoreError> for Failure {
             StoreError::Pooler => {
                 failure.hint("name the database itself with --store, or use the pooler by the session")
             }
+            StoreError::Standby => failure.hint("name the primary with --store"),
             StoreError::TooOld { .. } => failure.hint("use the version that the other nodes have"),
             StoreError::Database(_) if exit == Exit::Unreachable => {
                 failure.hint("check that the database runs and that --store names it rightly")

@@ -201,6 +201,9 @@ fn suspended(job: &JobRow) -> Failure {
     let detail = job.detail.as_deref().unwrap_or("the provider account needs attention");
     let (kind, message) = detail.split_once('|').unwrap_or(("account", detail));
     let hint = match kind {
+        "failover" => {
+            "look at the provider for batches that `tidegate batches list` does not have, then run the same command again"
+        }
         "billing" => "settle the account's billing or limit, then run the same command again",
         _ => "check the key, the base URL and the account, then run the same command again",
     };

@@ -2,6 +2,7 @@
 
 use crate::eventually::eventually;
 use crate::server::spawn;
+use crate::sql::rows;
 use sqlx::{Connection, PgConnection};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, chown};
@@ -20,15 +21,7 @@ impl OwnPostgres {
     pub fn start() -> OwnPostgres {
         let installed = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's programs").flatten();
         let programs = installed.map(|entry| entry.path().join("bin")).max().expect("a version of PostgreSQL");
-        let root = tempfile::tempdir().expect("a folder for the cluster");
-        if is_root() {
-            let user = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            let line = user.lines().find(|line| line.starts_with("postgres:")).expect("a user for PostgreSQL");
-            let mut ids = line.split(':').skip(2).map(|id| id.parse::<u32>().expect("an id"));
-            chown(root.path(), ids.next(), ids.next()).expect("the folder is handed over");
-        }
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
-        let mut cluster = OwnPostgres { root, programs, port, server: None };
+        let mut cluster = OwnPostgres { root: folder(), programs, port: free_port(), server: None };
         let mut init = cluster.command("initdb");
         init.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D"])
             .arg(cluster.data());
@@ -36,6 +29,37 @@ impl OwnPostgres {
         assert!(made.success(), "a cluster can be made");
         cluster.again();
         cluster
+    }
+
+    /// A standby that streams from it, and has all that it had; it answers reads.
+    #[track_caller]
+    pub fn standby(&self) -> OwnPostgres {
+        let mut standby =
+            OwnPostgres { root: folder(), programs: self.programs.clone(), port: free_port(), server: None };
+        let mut copy = standby.command("pg_basebackup");
+        copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--no-sync"]);
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "-D"]).arg(standby.data());
+        assert!(copy.status().expect("pg_basebackup starts").success(), "a standby can be made");
+        standby.again();
+        standby
+    }
+
+    /// As a standby: hears nothing more of its primary.
+    pub fn is_left_behind(&self) {
+        let settings = self.data().join("postgresql.auto.conf");
+        let mut text = std::fs::read_to_string(&settings).expect("its settings");
+        text.push_str("primary_conninfo = ''\n");
+        std::fs::write(&settings, text).expect("they are written");
+        signal("HUP", &[self.server.as_ref().expect("it is running").id()]);
+        eventually("the standby receives nothing more", || {
+            rows(&self.url(), "SELECT 1 FROM pg_stat_wal_receiver").is_empty()
+        });
+    }
+
+    /// As a standby: becomes a primary, on a timeline of its own.
+    pub fn promote(&self) {
+        let promoted = rows(&self.url(), "SELECT CAST(pg_promote() AS TEXT)");
+        assert_eq!(promoted[0][0].as_deref(), Some("true"));
     }
 
     /// One of its programs, without root's rights, ended by SIGQUIT when this process ends.
@@ -113,6 +137,22 @@ impl Drop for OwnPostgres {
             self.crash();
         }
     }
+}
+
+/// For a cluster, which does not run as root.
+fn folder() -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a folder for the cluster");
+    if is_root() {
+        let user = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let line = user.lines().find(|line| line.starts_with("postgres:")).expect("a user for PostgreSQL");
+        let mut ids = line.split(':').skip(2).map(|id| id.parse::<u32>().expect("an id"));
+        chown(root.path(), ids.next(), ids.next()).expect("the folder is handed over");
+    }
+    root
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 fn is_root() -> bool {

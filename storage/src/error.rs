@@ -36,6 +36,10 @@ pub enum StoreError {
         "the database is reached through a pooler that lends connections by the transaction or statement, which cannot work"
     )]
     Pooler,
+    #[error("the database is a standby, which takes no writes")]
+    Standby,
+    #[error("the database was failed over (timeline {from} to {to}); nothing is bought until that was looked into")]
+    FailedOver { from: i64, to: i64 },
     #[error("the store could not carry out a statement: {0}")]
     Database(#[from] sqlx::Error),
     #[error("{entity} {id} has moved on since it was read (now {now})")]
@@ -58,6 +62,8 @@ impl StoreError {
             StoreError::Database(error) => class_of(error),
             StoreError::Away | StoreError::Unanswered => Class::Retryable,
             StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
+            StoreError::FailedOver { .. } => Class::Conflict,
+            StoreError::Standby => Class::Retryable,
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
             StoreError::OldSqlite { .. } | StoreError::Migrate(_) | StoreError::NulInText { .. } => Class::Terminal,

@@ -13,6 +13,7 @@ mod probe;
 mod writer;
 mod nodes;
 mod roles;
+mod timeline;
 mod jobs;
 mod rounds;
 mod intake;
@@ -68,6 +69,7 @@ pub use settle::{Settled, Verdict};
 pub use submit::Fence;
 pub use taking::Claimed;
 pub use tally::BatchTally;
+pub use timeline::{FAILED_OVER, FailedOver};
 pub use verdict::{Ending, Finished, RunVerdict};
 pub use waiting::{Cancelled, Patch, Patched};
 pub use writer::WriteTurn;
@@ -76,7 +78,7 @@ use crate::error::StoreError;
 use crate::model::{NodeId, Timestamp};
 use sqlx::{Pool, Postgres, Sqlite};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// A handle on the store; clones share its pools.
 #[derive(Debug, Clone)]
@@ -91,6 +93,8 @@ struct Inner {
     clock: Arc<StoreClock>,
     /// When this node's lease ends, in nanoseconds since boot.
     lease_ends: AtomicU64,
+    /// The database tells when it was failed over.
+    follows_timeline: AtomicBool,
     /// Holds the lock on a SQLite file for as long as the store is open.
     _owner: Option<std::fs::File>,
 }

@@ -106,6 +106,8 @@ mod schema;
 mod settle;
 #[path = "conformance/submit.rs"]
 mod submit;
+#[path = "conformance/timeline.rs"]
+mod timeline;
 #[path = "conformance/waiting.rs"]
 mod waiting;
 #[path = "conformance/walks.rs"]

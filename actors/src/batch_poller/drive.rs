@@ -13,6 +13,9 @@ use storage::store::{BatchRow, Fence};
 use storage::{Class, StoreError};
 use tracing::{info, warn};
 
+/// How soon to ask again whether an operator has resumed a job.
+const HELD_FOR: Duration = Duration::from_secs(5);
+
 /// Why a step could not be taken. What to do about it is the same for all: look again later.
 #[derive(Debug, thiserror::Error)]
 pub enum CallOrStore {
@@ -82,7 +85,11 @@ impl Drive {
                 let now = format!("held under epoch {}", row.epoch);
                 return Err(StoreError::Moved { entity: "batch", id: self.batch.to_string(), now }.into());
             }
-            let taken = match plan::next(&row, self.provider.protocol(), self.parts.store.now()) {
+            let next = plan::next(&row, self.provider.protocol(), self.parts.store.now());
+            if next.buys() && self.is_held(&row).await? {
+                return self.later(&fence, row.state, self.parts.store.now() + HELD_FOR).await.map(|_| ());
+            }
+            let taken = match next {
                 Next::Wait | Next::Done => return Ok(()),
                 Next::Upload { leaked } => self.upload(&row, &fence, leaked).await,
                 Next::Create => self.create(&row, &fence).await,
@@ -115,6 +122,16 @@ impl Drive {
         self.held.store(epoch.number(), Ordering::SeqCst);
         info!(batch.id = %self.batch, lease.epoch = epoch.number(), "resuming a batch");
         Ok(Some(Fence { batch: self.batch.clone(), epoch }))
+    }
+
+    /// After a failover the runs of a batch may be in another one that the database has forgotten: an operator looks
+    /// first, and then resumes the job.
+    async fn is_held(&self, row: &BatchRow) -> Result<bool, StoreError> {
+        if self.parts.store.is_sqlite() {
+            return Ok(false);
+        }
+        let job = self.parts.store.job(&row.job).await?;
+        Ok(job.is_some_and(|job| plan::is_held(job.state, job.detail.as_deref())))
     }
 
     pub(super) async fn mark_unknown(&self, fence: &Fence, why: &str) -> Result<Step, CallOrStore> {

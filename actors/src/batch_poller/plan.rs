@@ -3,8 +3,8 @@
 use crate::provider::{Listed, Protocol};
 use std::collections::HashSet;
 use std::time::Duration;
-use storage::model::{BatchState, Timestamp};
-use storage::store::BatchRow;
+use storage::model::{BatchState, JobState, Timestamp};
+use storage::store::{BatchRow, FAILED_OVER};
 
 /// The next step of a batch that this process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,18 @@ pub enum Next {
     CallLive,
     Collect,
     Done,
+}
+
+impl Next {
+    /// Whether it may cost money.
+    pub fn buys(self) -> bool {
+        matches!(self, Next::Upload { .. } | Next::Create | Next::GoLive | Next::CallLive)
+    }
+}
+
+/// Whether a job was suspended because the database was failed over; then nothing more of it is bought.
+pub fn is_held(state: JobState, detail: Option<&str>) -> bool {
+    state == JobState::Suspended && detail.is_some_and(|detail| detail.starts_with(FAILED_OVER))
 }
 
 /// The step that a batch's row asks for. Called only while no task of this process is at work on it, so a

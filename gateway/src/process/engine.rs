@@ -223,7 +223,10 @@ async fn keep_lease(store: Store, lease: Duration) -> StoreError {
     loop {
         renew.tick().await;
         match timeout(lease / 3, store.renew_lease(lease)).await {
-            Ok(Ok(renewed)) => until = renewed.until,
+            Ok(Ok(renewed)) => {
+                until = renewed.until;
+                actors::node_lease::look_for_failover(&store, lease / 3).await;
+            }
             Ok(Err(error @ StoreError::Moved { .. })) => return error,
             Ok(Err(_)) | Err(_) if store.now() < until - lease / 6 => {}
             Ok(Err(_)) | Err(_) => return StoreError::LeaseLost { until },

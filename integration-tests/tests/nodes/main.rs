@@ -10,6 +10,8 @@ mod aftermath;
 mod rolling;
 mod frozen;
 mod outage;
+mod failover;
+mod long_reader;
 mod throughput;
 
 use harness::{Account, Case, Database, Ended, Protocol, Server, eventually};

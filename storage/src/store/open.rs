@@ -14,7 +14,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 const READERS: u32 = 4;
@@ -108,9 +108,17 @@ impl Store {
         };
         let clock = Arc::new(StoreClock::default());
         let store = Store {
-            inner: Arc::new(Inner { pools, node: options.node, clock, lease_ends: AtomicU64::new(0), _owner: owner }),
+            inner: Arc::new(Inner {
+                pools,
+                node: options.node,
+                clock,
+                lease_ends: AtomicU64::new(0),
+                follows_timeline: AtomicBool::new(false),
+                _owner: owner,
+            }),
         };
         store.register_node(options.lease).await?;
+        store.inner.follows_timeline.store(store.has_timeline().await?, Ordering::Release);
         Ok(store)
     }
 }
@@ -251,6 +259,9 @@ async fn open_postgres(connect: PgConnectOptions, lease: Duration) -> Result<Poo
     // as long as it needs.
     let mut first = PgConnection::connect_with(&connect).await.map_err(refused_by_a_pooler)?;
     assert_no_pooler(&mut first, &connect).await?;
+    if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut first).await? {
+        return Err(StoreError::Standby);
+    }
     migrate_postgres(&mut first).await?;
     first.close().await?;
     // A node that is frozen in the middle of a transaction holds its locks no longer than its lease.

@@ -1,6 +1,7 @@
 //! The submit protocol's writes. Each names the state and the epoch that it expects, appends its event in the
 //! same transaction, and answers `Moved` when the batch is no longer there: then somebody else acts for it.
 
+use super::timeline::refuse_unknown_timeline;
 use super::{Store, expect_one, in_tx, log_batch};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -120,7 +121,10 @@ impl Store {
     pub async fn commit_create(&self, fence: &Fence, now: Timestamp) -> Result<(), StoreError> {
         reached(Failpoint::CreateBeforeCommit);
         let step = Step::new(BatchState::Planned, BatchEvent::Committed, now);
-        in_tx!(self, |tx| take_step!(tx, fence, &step));
+        in_tx!(self, |tx| {
+            refuse_unknown_timeline!(self, tx);
+            take_step!(tx, fence, &step)
+        });
         reached(Failpoint::CreateCommitted);
         Ok(())
     }

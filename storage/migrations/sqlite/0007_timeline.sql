@@ -1,0 +1,2 @@
+-- Used on PostgreSQL only.
+ALTER TABLE compatibility ADD COLUMN timeline BIGINT;
