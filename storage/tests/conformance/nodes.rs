@@ -91,7 +91,8 @@ on_both! {
         let others = [BatchState::Planned, BatchState::Submitting, BatchState::Unknown, BatchState::Collected];
         for (state, free) in followed.map(|state| (state, true)).into_iter().chain(others.map(|state| (state, false))) {
             let fence = store.batch_in(state).await;
-            let away = format!("UPDATE batches SET holder = '{lapsed}', next_at = 900 WHERE id = '{}'", fence.batch);
+            let (later, id) = (at(900).millis(), &fence.batch);
+            let away = format!("UPDATE batches SET holder = '{lapsed}', next_at = {later} WHERE id = '{id}'");
             store.raw.exec(&away).await;
             let before = store.batch_row(&fence).await;
             assert_eq!(store.release_lapsed(at(20)).await.unwrap(), 0, "{state}: a lease covers its last moment");
