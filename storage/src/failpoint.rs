@@ -150,7 +150,6 @@ pub fn reached(point: Failpoint) {
 fn freeze_this_process() {
     const MOMENTS: std::time::Duration = std::time::Duration::from_millis(20);
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
-    #[expect(clippy::disallowed_methods, reason = "the thread is to stand still")]
     std::thread::sleep(MOMENTS);
 }
 
