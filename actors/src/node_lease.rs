@@ -54,16 +54,15 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
 
 /// Notices, three times within a lease, that the database was failed over; until somebody has, nothing is bought.
 pub async fn look_for_failover(store: &Store, within: Duration) {
-    match timeout(within, store.look_for_failover(store.now())).await {
-        Ok(Ok(Some(found))) => error!(
+    // Whatever else it answers, the next renewal looks again.
+    if let Ok(Ok(Some(found))) = timeout(within, store.look_for_failover(store.now())).await {
+        error!(
             timeline.from = found.from,
             timeline.to = found.to,
             batches = found.batches,
             jobs = found.jobs,
             "the database was failed over: planned batches are looked for at their providers, and jobs are suspended"
-        ),
-        // The next renewal looks again.
-        Ok(Ok(None) | Err(_)) | Err(_) => {}
+        );
     }
 }
 

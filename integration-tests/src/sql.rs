@@ -51,6 +51,27 @@ pub fn try_rows(store: &str, query: &str) -> Result<Vec<Row>, sqlx::Error> {
     })
 }
 
+/// A transaction of somebody else on PostgreSQL, with the locks that its statement has taken. Dropped, it is undone.
+pub struct Standing {
+    _connection: PgConnection,
+    /// Holds the connection, which goes first.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Standing {
+    #[track_caller]
+    pub fn begin(store: &str, statement: &str) -> Standing {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let begun = runtime.block_on(async {
+            let mut connection = PgConnection::connect(store).await?;
+            sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {statement}"))).execute(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        });
+        let connection = begun.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        Standing { _connection: connection, _runtime: runtime }
+    }
+}
+
 /// Questions about runs that came in over HTTP, once none of them is open; the answer must be no row at all.
 const NEVER_AT_REST: &[(&str, &str)] = &[
     (

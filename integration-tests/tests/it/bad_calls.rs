@@ -394,7 +394,8 @@ fn row_166_a_clock_before_2020_is_warned_of_and_the_job_is_still_right() {
     finishes(&case, ended);
 }
 
-fn libfaketime() -> PathBuf {
+/// The library that gives a process another wall clock.
+pub fn libfaketime() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").expect("a folder").flatten();
     let mut found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).filter(|path| path.is_file());
     found.next().expect("these tests need the Debian package `libfaketime`")

@@ -1,6 +1,7 @@
 //! Several servers that share nothing but PostgreSQL: what each is for, how they hear of each other, how one is let go
 //! of, and what none of them works through.
 
+use crate::bad_calls::libfaketime;
 use harness::{Client, Database, OwnPostgres, Server, eventually};
 use serde_json::{Value, json};
 use std::net::{TcpListener, TcpStream};
@@ -88,6 +89,28 @@ fn serve_whoever_does_not_hear_the_doorbell_looks_for_itself() {
     println!("{cuts} doorbells cut; waits in ms: p50 {} p99 {p99}", waits[waits.len() / 2]);
     assert!(cuts >= rounds, "each round cut one at least");
     assert!(p99 <= 1_200, "{waits:?}");
+    drop(worker);
+}
+
+/// Fault F23: who dies between a commit and the ring has told nobody of it.
+#[test]
+fn serve_a_run_that_nobody_was_told_of_is_found() {
+    let first = api();
+    let worker = beside(&first, "worker").start_without_api();
+    let mut client = first.client();
+    // By the last of them the worker has looked for all that was there before it listened.
+    for _ in 0..3 {
+        let run = client.run(&json!({"task": "noop"}));
+        succeeds(&mut client, &run);
+    }
+    let mut dies = beside(&first, "api").env("TIDEGATE_FAILPOINT", "accept.stored").start();
+    let answer = dies.client().send("POST", "/runs", Some(&json!({"task": "noop"}).to_string()));
+    assert!(answer.is_err(), "it died before it could answer: {answer:?}");
+    assert!(dies.ends().was_killed());
+    assert_eq!(first.number("SELECT COUNT(*) FROM run_records"), 4, "the run is stored");
+    eventually("it is found and carried out", || {
+        first.number("SELECT COUNT(*) FROM run_records WHERE state = 'succeeded'") == 4
+    });
     drop(worker);
 }
 
@@ -196,6 +219,30 @@ fn serve_what_is_swept_for_all_is_swept_by_one_and_then_by_another() {
     eventually("the other sweeps all", || holds(&heir) == 3);
     let gone = format!("SELECT COUNT(*) FROM nodes WHERE id = '{killed}' AND state = 'gone'");
     eventually("the dead one is declared gone", || first.number(&gone) == 1);
+}
+
+/// Who is gone is judged by the database's time (invariant 3, F31): the clock of one node's machine ends no other.
+#[test]
+fn serve_a_node_whose_clock_is_an_hour_off_declares_the_dead_gone_and_nobody_else() {
+    for off in ["+1h", "-1h"] {
+        let first = api();
+        let mut dead = beside(&first, "api").start();
+        let off_by_an_hour = beside(&first, "sweeper")
+            .env("LD_PRELOAD", libfaketime().display())
+            .env("FAKETIME", off)
+            .env("DONT_FAKE_MONOTONIC", "1")
+            .start_without_api();
+        let state = |pid: u32| {
+            let rows = first.rows(&format!("SELECT state FROM nodes WHERE pid = {pid}"));
+            rows.into_iter().flatten().flatten().next().expect("it has registered")
+        };
+        let killed = dead.pid();
+        dead.kill9();
+        eventually("the dead one is declared gone", || state(killed) == "gone");
+        for living in [first.pid(), off_by_an_hour.pid()] {
+            assert_eq!(state(living), "live", "with a clock that is off by {off}");
+        }
+    }
 }
 
 #[test]

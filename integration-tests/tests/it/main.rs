@@ -16,6 +16,7 @@ mod rows_001;
 mod rows_003;
 mod rows_004;
 mod serve_kill;
+mod serve_synced;
 mod serve_actors;
 mod serve_caps;
 mod serve_outage;

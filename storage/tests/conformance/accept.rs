@@ -294,6 +294,14 @@ on_both! {
         }
     }
 
+    /// Of another env nothing is told, not even that its key is the same.
+    async fn a_key_of_one_env_is_free_in_another(store: Fixture) {
+        for env in [ENV, OTHER_ENV] {
+            let record = NewRecord { idempotency: keyed(&store, "k", "f"), ..store.record(env) };
+            assert_eq!(store.accept(&[record]).await.unwrap(), [Accepted::New], "in {env}");
+        }
+    }
+
     async fn s004_c12_of_many_callers_with_one_key_exactly_one_makes_a_run(store: Fixture) {
         let callers = store.callers(100).await;
         let racing: Vec<_> = callers.into_iter().enumerate().map(|(nth, caller)| {

@@ -3,7 +3,10 @@
 use crate::fixture::{Driven, Fixture, LEASE, at, ceilings, up_to};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use storage::model::BatchState;
 use tokio::task::JoinHandle;
@@ -11,6 +14,8 @@ use tokio::task::JoinHandle;
 const TASKS: u64 = 300;
 /// A task is aborted at a random moment, at first up to this long after it was spawned.
 const LONGEST: Duration = Duration::from_millis(5);
+/// More than a write waits for anything.
+const MOST_POLLS: usize = 40;
 
 on_both! {
     async fn a_task_that_is_aborted_in_a_transaction_leaves_nothing_behind(store: Fixture) {
@@ -37,6 +42,42 @@ on_both! {
         assert_eq!(store.batch_row(&fence).await.state, BatchState::Planned);
         assert_nobody_is_idle_in_a_transaction(&store).await;
     }
+
+    /// The moments are few in which a cancelled `BEGIN` stays with its connection: this one meets each of them.
+    async fn a_write_that_is_dropped_at_any_of_its_waits_leaves_no_transaction_open(store: Fixture) {
+        let job = store.driven("letters", 1).await;
+        let (mut ended, mut dropped) = (0, 0);
+        for polls in 1..=MOST_POLLS {
+            match polled(polls, store.set_ceilings(&job.id, job.epoch, &ceilings())).await {
+                Some(answer) => {
+                    answer.expect("the store takes it whatever was dropped before");
+                    ended += 1;
+                }
+                None => {
+                    dropped += 1;
+                    // Whoever writes to SQLite or reads from PostgreSQL next has the connection as it was left.
+                    store.renew_lease(LEASE).await.expect("the store still writes");
+                    store.job(&job.id).await.expect("the store still answers");
+                    assert_nobody_is_idle_in_a_transaction(&store).await;
+                }
+            }
+        }
+        assert!(ended > 0 && dropped > 1, "{ended} writes came to their end and {dropped} were dropped");
+    }
+}
+
+/// Polls a future at most so many times, each when it was woken, and drops it if it has not ended by then.
+async fn polled<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|context| {
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Until it has ended or so much time has passed; returns how long that was. Timers are too coarse for this.
