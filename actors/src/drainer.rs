@@ -10,6 +10,7 @@ use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const LATECOMERS_MAX: usize = 32;
 /// Basins, and lanes of each, in one scan.
 const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
+/// A scan takes one part in so many of the time: where a reader keeps PostgreSQL from removing what was claimed,
+/// it walks over all of that.
+const SCAN_SHARE: u32 = 10;
 /// A look that takes longer than this is given up; what it has claimed is not lost by that.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -38,7 +42,10 @@ struct Memory {
     ready: Rotation,
     buffered: Rotation,
     breaker: Breaker,
-    scanned_at: Option<Instant>,
+    /// When the next scan is due; one that takes long is made less often.
+    scan_at: Option<Instant>,
+    /// Where the last move from an env's buffer ended, until the next scan.
+    let_through_to: HashMap<String, i64>,
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
     pace: Pace,
@@ -163,11 +170,12 @@ fn waiting(parts: &RunParts) -> Vec<Waiting> {
 /// Looks for lanes that nobody has told this node about, and has the buffer looked into: other nodes' runs, runs
 /// that came due, and what was there before this process.
 async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
-    let due = memory.scanned_at.is_none_or(|at| now().duration_since(at) >= parts.settings.scan_every);
+    let began = now();
+    let due = memory.scan_at.is_none_or(|at| began >= at);
     if !parts.gates.look_anew.swap(false, Ordering::AcqRel) && !due {
         return Ok(());
     }
-    memory.scanned_at = Some(now());
+    memory.let_through_to.clear();
     parts.gates.buffered.store(true, Ordering::Release);
     let store = &parts.store;
     store.come_due(store.now(), 5_000).await?;
@@ -183,6 +191,8 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
         }
     }
     parts.lanes.unblock();
+    let took = now().duration_since(began);
+    memory.scan_at = Some(began + parts.settings.scan_every.max(took * SCAN_SHARE));
     Ok(())
 }
 
@@ -206,10 +216,18 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
         }
         // Moving a run costs about what claiming one does.
         let limit = (buffer.turn * turn.runs as i64).min(memory.pace.rows() as i64);
-        match store.let_through(env, limit).await {
+        let from = memory.let_through_to.get(env).copied().unwrap_or(i64::MIN);
+        match store.let_through(env, from, limit).await {
             Ok(moved) => {
-                metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved);
-                memory.scanned_at = None;
+                metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved.runs);
+                for head in &moved.lanes {
+                    parts.lanes.note(&head.basin, &head.lane, head.rank);
+                }
+                match moved.last_rank {
+                    Some(last) => memory.let_through_to.insert(env.to_owned(), last),
+                    // What is left lies before it.
+                    None => memory.let_through_to.remove(env),
+                };
                 parts.doorbell.notify_one();
             }
             Err(error) if error.class() == Class::Retryable => return Err(error),
@@ -217,14 +235,11 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
             Err(error) => one_by_one(parts, env, &error).await?,
         }
     }
-    if memory.scanned_at.is_none() {
-        scan_if_due(parts, memory).await?;
-    }
     Ok(())
 }
 
 async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(), StoreError> {
-    if parts.store.let_through(env, 1).await.is_ok() {
+    if parts.store.let_through(env, i64::MIN, 1).await.is_ok() {
         return Ok(());
     }
     if let Some(run) = parts.store.park_first(env, &error.to_string()).await? {

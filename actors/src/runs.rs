@@ -14,6 +14,7 @@ mod express;
 mod tasks;
 mod settings;
 mod pace;
+mod under_way;
 
 pub use breaker::Breaker;
 pub use fate::fate;
@@ -33,13 +34,14 @@ use crate::executor::Stop;
 use dashmap::DashMap;
 use express::Express;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use storage::model::RunId;
 use storage::store::NewRecord;
 use storage::{Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use under_way::UnderWay;
 
 /// Shared by clones. What is in memory here is hints and hands; the truth is in the store.
 #[derive(Clone)]
@@ -59,6 +61,8 @@ pub struct RunParts {
     pub gates: Arc<Gates>,
     pub presence: Presence,
     pub neighbours: Neighbours,
+    /// Store work that outlives who asked for it.
+    under_way: Arc<AtomicUsize>,
     pub runtime: Handle,
 }
 
@@ -116,6 +120,7 @@ impl RunParts {
         let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &runtime)?;
         let parts = RunParts {
             in_hand: Arc::default(),
+            under_way: Arc::default(),
             queue,
             gates,
             presence,
@@ -141,8 +146,12 @@ impl RunParts {
         W: Future<Output = T> + Send,
         F: FnOnce(RunParts) -> W + Send + 'static,
     {
-        let parts = self.clone();
-        match self.runtime.spawn(async move { work(parts).await }).await {
+        let (parts, under_way) = (self.clone(), UnderWay::in_addition(&self.under_way));
+        let work = async move {
+            let _until_here = under_way;
+            work(parts).await
+        };
+        match self.runtime.spawn(work).await {
             Ok(value) => value,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Only the end of the runtime cancels such a task; then nobody waits for an answer any more.
@@ -203,6 +212,11 @@ impl RunParts {
         for stop in self.in_hand.iter() {
             let _ = stop.send(Some(why));
         }
+    }
+
+    /// Whether nothing of this node's will touch the store any more, but for what is begun from now on.
+    pub fn is_quiet(&self) -> bool {
+        self.in_hand.is_empty() && self.under_way.load(Ordering::Acquire) == 0 && !self.settler.has_attempts()
     }
 
     pub fn may_claim(&self) -> bool {

@@ -207,29 +207,24 @@ async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Stor
     }
     runs.gates.no_claims.store(true, Ordering::Release);
     runs.queue.give_back();
-    let idle = async {
-        let mut look = interval(Duration::from_millis(10));
-        while !runs.in_hand.is_empty() {
-            look.tick().await;
-        }
-    };
+    let idle = until(|| runs.in_hand.is_empty());
     if timeout(runs.settings.drain_within, idle).await.is_err() {
         say!("{} runs did not end in time; they are given back", runs.in_hand.len());
         runs.stop_all(actors::executor::Stop::Lost);
     }
-    let _ = timeout(Duration::from_secs(10), settled(runs)).await;
+    // The actors stay until what they began has ended, and whatever one had between two hands is let go of with it.
+    let _ = timeout(Duration::from_secs(10), until(|| !runs.settler.has_attempts())).await;
     running.stop().await;
-    // Whatever a worker had between two hands was let go of with it.
-    let _ = timeout(Duration::from_secs(10), settled(runs)).await;
+    let _ = timeout(Duration::from_secs(10), until(|| runs.is_quiet())).await;
     // A store that is gone already has nothing to leave; the lease then lapses by itself.
     let _ = timeout(Duration::from_secs(5), store.leave()).await;
     // One that is frozen never gives back the connections that wait for it.
     let _ = timeout(Duration::from_secs(5), store.close()).await;
 }
 
-async fn settled(runs: &RunParts) {
+async fn until(so: impl Fn() -> bool) {
     let mut look = interval(Duration::from_millis(10));
-    while runs.settler.pending() > 0 || !runs.in_hand.is_empty() {
+    while !so() {
         look.tick().await;
     }
 }

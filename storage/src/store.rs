@@ -44,7 +44,7 @@ mod keys;
 
 pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
-pub use buffer::{BufferDepth, BufferEntry};
+pub use buffer::{BufferDepth, BufferEntry, LetThrough};
 pub use canaries::{Canary, CanaryState};
 pub use caps::{Cap, Capped};
 pub use claim::{Claim, Limits, Opened};

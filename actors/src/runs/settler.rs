@@ -71,6 +71,11 @@ impl Settler {
         self.held.get(run).is_some_and(|held| *held == epoch)
     }
 
+    /// Whether there is an attempt that this node has to bring to its end, or whose end is not durable yet.
+    pub fn has_attempts(&self) -> bool {
+        !self.held.is_empty() || self.pending() > 0
+    }
+
     /// Verdicts that are not durable yet.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Acquire)
@@ -139,6 +144,9 @@ impl Desk {
             match self.until_it_answers(turn.take(), part).await {
                 Ok(finished) => {
                     finished.into_iter().zip(part).for_each(|(finished, verdict)| self.tell(finished, verdict))
+                }
+                Err(_) if self.store.is_closed() => {
+                    warn!(verdicts = part.len(), "attempts end after the store was closed; their runs are taken back");
                 }
                 Err(error) if part.len() == 1 => {
                     error!(run.id = %part[0].run, %error, "an attempt cannot be settled");

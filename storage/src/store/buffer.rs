@@ -4,7 +4,8 @@
 use super::{Pools, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{RunId, Timestamp};
+use crate::model::{Basin, Lane, RunId, Timestamp};
+use crate::store::dispatch::LaneHead;
 
 /// What waits in the buffer of one env.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -24,6 +25,34 @@ pub struct BufferEntry {
     pub task: String,
     pub accepted_at: i64,
     pub parked: Option<String>,
+}
+
+/// What was let through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetThrough {
+    pub runs: u64,
+    /// Where the runs wait now, each with the rank of the first that came.
+    pub lanes: Vec<LaneHead>,
+    /// Rank of the last.
+    pub last_rank: Option<i64>,
+}
+
+impl LetThrough {
+    /// Rows are in no order.
+    fn of(rows: Vec<(String, String, i64)>) -> LetThrough {
+        let mut all = LetThrough { runs: rows.len() as u64, ..LetThrough::default() };
+        let mut places: Vec<(String, String, i64)> = Vec::new();
+        for (basin, lane, rank) in rows {
+            all.last_rank = all.last_rank.max(Some(rank));
+            match places.iter_mut().find(|place| place.1 == lane && place.0 == basin) {
+                Some(place) => place.2 = place.2.min(rank),
+                None => places.push((basin, lane, rank)),
+            }
+        }
+        let head = |(basin, lane, rank)| LaneHead { basin: Basin::from_text(basin), lane: Lane::from_text(lane), rank };
+        all.lanes = places.into_iter().map(head).collect();
+        all
+    }
 }
 
 /// Each step is one look into the index.
@@ -56,23 +85,24 @@ SELECT COUNT(*) FROM buffer WHERE accepted_at < $1 AND ($2 = '' OR env = $2)";
 
 const LET_THROUGH_POSTGRES: &str = "-- let_through
 WITH picked AS MATERIALIZED (SELECT ctid AS place FROM buffer WHERE env = $1 AND parked IS NULL
-    ORDER BY rank, run_id LIMIT $2 FOR UPDATE SKIP LOCKED),
+    AND rank >= $3 ORDER BY rank, run_id LIMIT $2 FOR UPDATE SKIP LOCKED),
 taken AS (DELETE FROM buffer WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING *)
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM taken";
+FROM taken RETURNING basin, lane, rank";
 
 const LET_THROUGH_SQLITE: &str = "-- let_through
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2";
+FROM buffer WHERE env = $1 AND parked IS NULL AND rank >= $3 ORDER BY rank, run_id LIMIT $2
+RETURNING basin, lane, rank";
 
 /// What has just been made ready is in both tables until this; nothing else ever is.
 const DELETE_LET_THROUGH: &str = "-- delete_let_through
 DELETE FROM buffer WHERE run_id IN
-    (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL ORDER BY rank, run_id LIMIT $2)";
+    (SELECT run_id FROM buffer WHERE env = $1 AND parked IS NULL AND rank >= $3 ORDER BY rank, run_id LIMIT $2)";
 
 /// Whoever comes second to the first entry leaves its reason as it is.
 const PARK_FIRST: &str = "-- park_first
@@ -86,22 +116,25 @@ impl Store {
         Ok(on_pool!(self, |pool| sqlx::query_scalar(ENVS).bind(after).bind(limit).fetch_all(pool).await?))
     }
 
-    /// Makes the first entries of an env ready, at most `limit`; returns how many.
-    pub async fn let_through(&self, env: &str, limit: i64) -> Result<u64, StoreError> {
+    /// Makes the first entries of an env ready, at most `limit`. Those before `from_rank` are left alone: PostgreSQL
+    /// would walk over all that went before, until a vacuum has removed it.
+    pub async fn let_through(&self, env: &str, from_rank: i64, limit: i64) -> Result<LetThrough, StoreError> {
         let moved = match &self.inner.pools {
             Pools::Postgres { pool, .. } => {
-                sqlx::query(LET_THROUGH_POSTGRES).bind(env).bind(limit).execute(pool).await?.rows_affected()
+                sqlx::query_as(LET_THROUGH_POSTGRES).bind(env).bind(limit).bind(from_rank).fetch_all(pool).await?
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = writer.begin().await?;
-                let moved = sqlx::query(LET_THROUGH_SQLITE).bind(env).bind(limit).execute(&mut *tx).await?;
+                let insert = sqlx::query_as(LET_THROUGH_SQLITE).bind(env).bind(limit).bind(from_rank);
+                let moved = insert.fetch_all(&mut *tx).await?;
                 reached(Failpoint::MaterialiseOpen);
-                sqlx::query(DELETE_LET_THROUGH).bind(env).bind(limit).execute(&mut *tx).await?;
+                sqlx::query(DELETE_LET_THROUGH).bind(env).bind(limit).bind(from_rank).execute(&mut *tx).await?;
                 tx.commit().await?;
-                moved.rows_affected()
+                moved
             }
         };
-        if moved > 0 {
+        let moved = LetThrough::of(moved);
+        if moved.runs > 0 {
             reached(Failpoint::MaterialiseStored);
         }
         Ok(moved)

@@ -162,7 +162,7 @@ UPDATE jobs SET state = $4, reason = COALESCE($5, reason), detail = COALESCE($6,
     finished_at = CASE WHEN $4 IN ('finished', 'cancelled', 'failed') THEN $7 ELSE finished_at END
 WHERE id = $1 AND epoch = $2 AND state = $3";
 
-const LOG_JOB: &str = "-- log_job
+pub(super) const LOG_JOB: &str = "-- log_job
 INSERT INTO job_events (job_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)";
 
 const SET_CEILINGS: &str = "-- set_ceilings

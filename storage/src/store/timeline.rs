@@ -2,9 +2,10 @@
 //! bought is planned again, or not there at all. PostgreSQL counts such changes as timelines (its manual, 26.3.5), and
 //! nothing is bought on one that was not looked into.
 
-use super::{Pools, Store, in_tx, on_pool};
+use super::jobs::LOG_JOB;
+use super::{Pools, Store, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
-use crate::model::{BatchEvent, JobEvent, Timestamp};
+use crate::model::{BatchEvent, Epoch, JobEvent, Timestamp};
 use std::sync::atomic::Ordering;
 
 /// The timeline that was looked into, and the one that the database is on.
@@ -26,12 +27,6 @@ WHERE state = 'planned' AND mode = 'batch' RETURNING id, epoch";
 
 const SUSPEND_RUNNING: &str = "-- suspend_running
 UPDATE jobs SET state = 'suspended', detail = $1 WHERE state = 'running' RETURNING id, epoch";
-
-const LOG_BATCH: &str = "-- log_doubted
-INSERT INTO batch_events (batch_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)";
-
-const LOG_JOB: &str = "-- log_suspended
-INSERT INTO job_events (job_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)";
 
 /// Nothing is bought on a timeline that nobody has looked into.
 macro_rules! refuse_unknown_timeline {
@@ -105,14 +100,7 @@ impl Store {
                 sqlx::query_as(DOUBT_PLANNED).bind(now.millis()).bind(&why).fetch_all(&mut *tx).await?;
             for (batch, epoch) in &doubted {
                 for event in [BatchEvent::Committed, BatchEvent::AnswerLost] {
-                    sqlx::query(LOG_BATCH)
-                        .bind(batch)
-                        .bind(now.millis())
-                        .bind(epoch)
-                        .bind(event.word())
-                        .bind(&data)
-                        .execute(&mut *tx)
-                        .await?;
+                    log_batch!(tx, batch, now, Epoch::from_number(*epoch), event.word(), &data);
                 }
             }
             let suspended: Vec<(String, i64)> =

@@ -3,7 +3,7 @@
 use crate::fixture::at;
 use crate::sent::{ENV, OTHER_ENV, QUEUE, ids, share};
 use storage::model::{Basin, Lane, RunId, RunState};
-use storage::store::{BufferDepth, NewRecord, RunFilter, Taker};
+use storage::store::{BufferDepth, LetThrough, NewRecord, RunFilter, Taker};
 
 on_both! {
     async fn buffered_and_direct_runs_read_alike_but_for_their_state(store: Fixture) {
@@ -40,7 +40,7 @@ on_both! {
         };
         let direct = store.sent(plain.clone()).await;
         let held = store.sent(NewRecord { id: store.run_id(), buffered: true, ..plain }).await;
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 1);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 1);
         let row = async |run: &RunId| {
             let sql = format!("SELECT * FROM ready WHERE run_id = '{run}'");
             store.raw.rows(&sql).await.remove(0).split_off(1)
@@ -58,7 +58,7 @@ on_both! {
         }
         store.take_in(&records).await;
         let mut order = Vec::new();
-        while store.let_through(ENV, 7).await.unwrap() > 0 {
+        while store.let_through(ENV, i64::MIN, 7).await.unwrap().runs > 0 {
             let leased = store.claim_ready(&[share(ENV, QUEUE, 99)], &[], Taker::Node, at(30)).await.unwrap();
             let mut runs: Vec<_> = leased.into_iter().map(|lease| lease.run).collect();
             runs.sort_by(|a, b| b.cmp(a));
@@ -74,9 +74,23 @@ on_both! {
         store.take_in(&[later.clone(), early.clone(), late.clone()]).await;
         for run in [&late.id, &early.id, &later.id] {
             assert_eq!(store.places(run).await, ["buffer"]);
-            assert_eq!(store.let_through(ENV, 1).await.unwrap(), 1);
+            assert_eq!(store.let_through(ENV, i64::MIN, 1).await.unwrap().runs, 1);
             assert_eq!(store.places(run).await, ["ready"]);
         }
+    }
+
+    async fn what_is_let_through_says_where_it_waits_now_and_where_to_go_on(store: Fixture) {
+        let records = store.buffered(ENV, 5);
+        store.take_in(&records).await;
+        let first = store.let_through(ENV, i64::MIN, 2).await.unwrap();
+        let first_rank = store.raw.number("SELECT MIN(rank) FROM ready").await;
+        let last_rank = store.raw.number("SELECT MAX(rank) FROM ready").await;
+        let lanes: Vec<_> = first.lanes.iter().map(|head| (head.basin.env(), head.lane.queue(), head.rank)).collect();
+        assert_eq!((first.runs, lanes), (2, vec![(ENV, QUEUE, first_rank)]));
+        assert_eq!(first.last_rank, Some(last_rank));
+        let beyond = store.let_through(ENV, i64::MAX, 9).await.unwrap();
+        assert_eq!(beyond, LetThrough::default());
+        assert_eq!(store.let_through(ENV, last_rank, 9).await.unwrap().runs, 3);
     }
 
     async fn s004_a7_entries_are_let_through_once_by_many_callers_at_once(store: Fixture) {
@@ -85,7 +99,7 @@ on_both! {
             tokio::spawn(async move {
                 let mut moved = 0;
                 loop {
-                    match caller.let_through(ENV, 13).await.expect("it is let through") {
+                    match caller.let_through(ENV, i64::MIN, 13).await.expect("it is let through").runs {
                         0 => return moved,
                         some => moved += some,
                     }
@@ -101,20 +115,20 @@ on_both! {
     }
 
     async fn letting_through_an_empty_buffer_changes_nothing(store: Fixture) {
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 0);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 0);
         store.take_in(&store.buffered(ENV, 2)).await;
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 2);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 2);
         let before = store.snapshot().await;
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 0);
-        assert_eq!(store.let_through(ENV, 0).await.unwrap(), 0);
-        assert_eq!(store.let_through("nowhere/else", 9).await.unwrap(), 0);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 0);
+        assert_eq!(store.let_through(ENV, i64::MIN, 0).await.unwrap().runs, 0);
+        assert_eq!(store.let_through("nowhere/else", i64::MIN, 9).await.unwrap().runs, 0);
         before.assert_same(&store.snapshot().await, "letting through again");
     }
 
     async fn one_envs_entries_are_let_through_without_touching_anothers(store: Fixture) {
         store.take_in(&store.buffered(ENV, 3)).await;
         store.take_in(&store.buffered(OTHER_ENV, 3)).await;
-        assert_eq!(store.let_through(OTHER_ENV, 2).await.unwrap(), 2);
+        assert_eq!(store.let_through(OTHER_ENV, i64::MIN, 2).await.unwrap().runs, 2);
         assert_eq!(store.raw.number(&format!("SELECT COUNT(*) FROM buffer WHERE env = '{ENV}'")).await, 3);
         assert_eq!(store.raw.number(&format!("SELECT COUNT(*) FROM ready WHERE env = '{OTHER_ENV}'")).await, 2);
     }
@@ -123,10 +137,10 @@ on_both! {
         let records = store.buffered(ENV, 3);
         store.take_in(&records).await;
         assert_eq!(store.park_first(ENV, "it does not fit").await.unwrap(), Some(records[0].id.clone()));
-        assert_eq!(store.let_through(ENV, 1).await.unwrap(), 1);
+        assert_eq!(store.let_through(ENV, i64::MIN, 1).await.unwrap().runs, 1);
         assert_eq!(store.places(&records[1].id).await, ["ready"]);
         assert_eq!(store.park_first(ENV, "nor does it").await.unwrap(), Some(records[2].id.clone()));
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 0);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 0);
         assert_eq!(store.park_first(ENV, "nothing is left").await.unwrap(), None);
         assert_eq!(store.stands(&records[0].id).await.state, RunState::Buffered);
         let entries = store.buffer_entries(None, "", 9).await.unwrap();
@@ -140,9 +154,9 @@ on_both! {
         assert_eq!(envs().await, Vec::<String>::new());
         store.take_in(&store.buffered(ENV, 2)).await;
         assert_eq!(envs().await, [ENV]);
-        store.let_through(ENV, 1).await.unwrap();
+        store.let_through(ENV, i64::MIN, 1).await.unwrap().runs;
         assert_eq!(envs().await, [ENV], "one is left");
-        store.let_through(ENV, 1).await.unwrap();
+        store.let_through(ENV, i64::MIN, 1).await.unwrap().runs;
         assert_eq!(envs().await, Vec::<String>::new());
         store.take_in(&store.buffered(ENV, 1)).await;
         assert_eq!(envs().await, [ENV], "it comes back");
@@ -221,7 +235,7 @@ on_both! {
     async fn pull_runs_are_buffered_under_their_env_and_wait_in_their_own_basin(store: Fixture) {
         let run = store.sent(NewRecord { buffered: true, ..store.for_pull("train", ENV) }).await;
         assert_eq!(store.buffer_envs("", 9).await.unwrap(), [ENV]);
-        store.let_through(ENV, 9).await.unwrap();
+        store.let_through(ENV, i64::MIN, 9).await.unwrap().runs;
         assert_eq!(store.places(&run).await, ["ready"]);
         assert_eq!(store.ready_basins(None, "", 9).await.unwrap(), []);
         assert_eq!(store.ready_basins(Some("train"), "", 9).await.unwrap(), [Basin::pull("train", ENV)]);
@@ -234,7 +248,7 @@ on_both! {
         let before = store.buffer_entries(None, "", 9).await.unwrap();
         let store = store.restarted().await;
         assert_eq!(store.buffer_entries(None, "", 9).await.unwrap(), before);
-        assert_eq!(store.let_through(ENV, 9).await.unwrap(), 2);
+        assert_eq!(store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 2);
     }
 }
 

@@ -151,7 +151,7 @@ on_both! {
                 store.patch_run(ENV, &run, None, &not_before(time)).await.unwrap();
                 assert_eq!(store.stands(&run).await.not_before, Some(time));
             }
-            store.let_through(ENV, 9).await.unwrap();
+            store.let_through(ENV, i64::MIN, 9).await.unwrap().runs;
             assert_eq!(store.come_due(at(59), 9).await.unwrap(), []);
             assert_eq!(store.come_due(at(60), 9).await.unwrap().len(), 1);
             let told = store.patch_run(ENV, &run, None, &not_before(at(99))).await.unwrap();
@@ -201,7 +201,7 @@ on_both! {
             let order = [&records[2].id, &records[1].id, &records[0].id];
             for run in order {
                 if buffered {
-                    assert_eq!(store.let_through(ENV, 1).await.unwrap(), 1);
+                    assert_eq!(store.let_through(ENV, i64::MIN, 1).await.unwrap().runs, 1);
                 }
                 let leased = store.claim_ready(&[share(ENV, QUEUE, 1)], &[], Taker::Node, at(9_000)).await.unwrap();
                 assert_eq!(runs_of(&leased), std::slice::from_ref(run));
@@ -265,11 +265,11 @@ on_both! {
             let run = store.sent(NewRecord { buffered: true, not_before: Some(at(50)), ..store.record(ENV) }).await;
             let callers = store.callers(2).await;
             let (drainer, owner, moved) = (callers[0].clone(), callers[1].clone(), run.clone());
-            let drains = tokio::spawn(async move { drainer.let_through(ENV, 9).await.unwrap() });
+            let drains = tokio::spawn(async move { drainer.let_through(ENV, i64::MIN, 9).await.unwrap().runs });
             let patches = tokio::spawn(async move { owner.patch_run(ENV, &moved, None, &not_before(at(90))).await.unwrap() });
             assert_eq!(patches.await.unwrap(), TWO);
             // An entry that is just being changed is passed by; the next look finds it.
-            assert_eq!(drains.await.unwrap() + store.let_through(ENV, 9).await.unwrap(), 1);
+            assert_eq!(drains.await.unwrap() + store.let_through(ENV, i64::MIN, 9).await.unwrap().runs, 1);
             let due = format!("SELECT due_at FROM ready WHERE run_id = '{run}'");
             assert_eq!(store.raw.number(&due).await, at(90).millis());
         }
