@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
-use storage::store::{Cap, Capped, Claimed, Ending, Leased, Share, Taker, WriteTurn};
-use storage::{Class, StoreError};
+use storage::store::{Cap, Capped, Claimed, Ending, LaneHead, Leased, Share, Taker, WriteTurn};
+use storage::{Class, Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
@@ -27,7 +27,7 @@ const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
 /// A scan takes one part in so many of the time: where a reader keeps PostgreSQL from removing what was claimed,
 /// it walks over all of that.
-const SCAN_SHARE: u32 = 10;
+const SCAN_SHARE: u32 = 20;
 /// A look that takes longer than this is given up; what it has claimed is not lost by that.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -44,11 +44,21 @@ struct Memory {
     breaker: Breaker,
     /// When the next scan is due; one that takes long is made less often.
     scan_at: Option<Instant>,
-    /// Where the last move from an env's buffer ended, until the next scan.
-    let_through_to: HashMap<String, i64>,
+    buffer: BufferMemory,
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
     pace: Pace,
+}
+
+/// What is known of the buffer. PostgreSQL walks over all that left it since its last vacuum to find what is first, so
+/// that this is not asked for every move.
+#[derive(Debug, Default)]
+struct BufferMemory {
+    /// Envs with entries; asked for again at `list_at`.
+    envs: Vec<String>,
+    list_at: Option<Instant>,
+    /// Where the last move of each env ended, until the next scan.
+    moved_to: HashMap<String, i64>,
 }
 
 /// See the module's first lines.
@@ -175,7 +185,8 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
     if !parts.gates.look_anew.swap(false, Ordering::AcqRel) && !due {
         return Ok(());
     }
-    memory.let_through_to.clear();
+    memory.buffer.moved_to.clear();
+    memory.buffer.list_at = None;
     parts.gates.buffered.store(true, Ordering::Release);
     let store = &parts.store;
     store.come_due(store.now(), 5_000).await?;
@@ -199,24 +210,26 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
 /// One turn for every env that has something in the buffer, unless it has enough ready already.
 async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
     let (store, buffer) = (&parts.store, parts.settings.buffer);
-    let envs = store.buffer_envs("", SCAN_BASINS).await?;
-    if envs.is_empty() {
+    list_buffered(store, &mut memory.buffer).await?;
+    if memory.buffer.envs.is_empty() {
         return Ok(());
     }
     // Until nothing is found in it.
     parts.gates.buffered.store(true, Ordering::Release);
     let no_lane = Lane::new("", "");
+    let envs = &memory.buffer.envs;
     let waiting: Vec<Waiting> =
         envs.iter().map(|env| Waiting { basin: Basin::own(env), lane: no_lane.clone(), rank: 0 }).collect();
     let turns = memory.buffered.plan(&waiting, envs.len(), &Shares(parts));
+    let ready = parts.lanes.by_env();
     for turn in turns {
         let env = turn.basin.env();
-        if store.ready_of_env(env, buffer.ready_enough).await? >= buffer.ready_enough {
+        if has_ready(store, ready.get(env), buffer.ready_enough).await? {
             continue;
         }
         // Moving a run costs about what claiming one does.
         let limit = (buffer.turn * turn.runs as i64).min(memory.pace.rows() as i64);
-        let from = memory.let_through_to.get(env).copied().unwrap_or(i64::MIN);
+        let from = memory.buffer.moved_to.get(env).copied().unwrap_or(i64::MIN);
         match store.let_through(env, from, limit).await {
             Ok(moved) => {
                 metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved.runs);
@@ -224,10 +237,11 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
                     parts.lanes.note(&head.basin, &head.lane, head.rank);
                 }
                 match moved.last_rank {
-                    Some(last) => memory.let_through_to.insert(env.to_owned(), last),
-                    // What is left lies before it.
-                    None => memory.let_through_to.remove(env),
-                };
+                    Some(last) => drop(memory.buffer.moved_to.insert(env.to_owned(), last)),
+                    // What is left of it lies before that, or nothing is.
+                    None if memory.buffer.moved_to.remove(env).is_some() => {}
+                    None => memory.buffer.envs.retain(|known| known != env),
+                }
                 parts.doorbell.notify_one();
             }
             Err(error) if error.class() == Class::Retryable => return Err(error),
@@ -236,6 +250,27 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
         }
     }
     Ok(())
+}
+
+async fn list_buffered(store: &Store, memory: &mut BufferMemory) -> Result<(), StoreError> {
+    let began = now();
+    if memory.list_at.is_none_or(|at| began >= at) {
+        memory.envs = store.buffer_envs("", SCAN_BASINS).await?;
+        memory.list_at = Some(began + now().duration_since(began) * SCAN_SHARE);
+    }
+    Ok(())
+}
+
+/// Whether so many runs of an env may start, as far as this node knows its lanes.
+async fn has_ready(store: &Store, lanes: Option<&Vec<LaneHead>>, enough: i64) -> Result<bool, StoreError> {
+    let mut left = enough;
+    for head in lanes.into_iter().flatten() {
+        left -= store.ready_in_lane(head, left).await?;
+        if left <= 0 {
+            return Ok(true);
+        }
+    }
+    Ok(left <= 0)
 }
 
 async fn one_by_one(parts: &RunParts, env: &str, error: &StoreError) -> Result<(), StoreError> {

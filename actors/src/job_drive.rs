@@ -4,12 +4,14 @@
 //! run, opens a batch, or stops a batch; what is in flight when a job ends is paid for and still collected.
 
 pub mod plan;
+mod served;
 
 use crate::metrics::QUEUE_DEPTH;
 use crate::parts::Parts;
-use crate::supervisor::supervised_child;
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture};
-use plan::{Decision, Snapshot};
+use crate::supervisor::{Supervisor, supervised_child};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, Message, WrapFuture};
+use plan::{Decision, Due, Snapshot};
+use served::Registered;
 use std::collections::HashMap;
 use storage::StoreError;
 use storage::failpoint::{Failpoint, reached};
@@ -35,14 +37,37 @@ pub struct JobDrive {
     parts: Parts,
     /// What the next batch of a job needs, where the registry found that to be more than is left.
     capped: HashMap<JobId, Money>,
+    supervisor: Addr<Supervisor>,
+    registered: Registered,
+    looks: u32,
     looking: bool,
 }
+
+/// What one look is made with.
+struct Look {
+    parts: Parts,
+    capped: HashMap<JobId, Money>,
+    supervisor: Addr<Supervisor>,
+    registered: Registered,
+    /// Once in a while there is time for what need not be done at every look.
+    time: bool,
+}
+
+/// Looks until there is time again.
+const TIME_EVERY: u32 = 10;
 
 impl JobDrive {
     pub const NAME: &'static str = "job_drive";
 
-    pub fn new(parts: Parts) -> JobDrive {
-        JobDrive { parts, capped: HashMap::new(), looking: false }
+    pub fn new(parts: Parts, supervisor: Addr<Supervisor>) -> JobDrive {
+        JobDrive {
+            parts,
+            capped: HashMap::new(),
+            supervisor,
+            registered: Registered::default(),
+            looks: 0,
+            looking: false,
+        }
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
@@ -50,10 +75,18 @@ impl JobDrive {
             return;
         }
         self.looking = true;
-        let (parts, capped) = (self.parts.clone(), std::mem::take(&mut self.capped));
-        let deadline = parts.settings.look_deadline;
+        let time = self.looks.is_multiple_of(TIME_EVERY);
+        self.looks = self.looks.wrapping_add(1);
+        let look = Look {
+            parts: self.parts.clone(),
+            capped: std::mem::take(&mut self.capped),
+            supervisor: self.supervisor.clone(),
+            registered: self.registered.clone(),
+            time,
+        };
+        let (parts, deadline) = (self.parts.clone(), self.parts.settings.look_deadline);
         let drive = async move {
-            let work = parts.on_runtime(move |parts| async move { drive_once(&parts, &capped).await });
+            let work = parts.on_runtime(move |_| async move { drive_once(&look).await });
             match tokio::time::timeout(deadline, work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%error, "jobs are not driven on"),
@@ -65,27 +98,60 @@ impl JobDrive {
 }
 
 /// Looks once at every live job of this node, and takes each as far as it goes now.
-async fn drive_once(parts: &Parts, capped: &HashMap<JobId, Money>) -> Result<(), StoreError> {
-    for job in parts.store.live_jobs().await? {
-        let ours = job.holder.as_deref() == Some(parts.store.node().as_str());
-        if !ours {
-            continue;
+async fn drive_once(look: &Look) -> Result<(), StoreError> {
+    let store = &look.parts.store;
+    for job in store.live_jobs().await? {
+        match drive_job(look, job).await {
+            // Somebody has suspended or cancelled it, or another node has it: the next look sees that.
+            Err(StoreError::Moved { .. }) => {}
+            done => done?,
         }
-        match job.state {
-            JobState::Running => drive(parts, job, capped).await?,
-            JobState::Finishing => finish(parts, &job).await?,
-            JobState::Created | JobState::Suspended => {}
-            JobState::Finished | JobState::Cancelled | JobState::Failed => {}
-        }
+    }
+    if look.time && !look.parts.llm.is_empty() {
+        served::give_back(&look.parts).await?;
     }
     Ok(())
 }
 
-async fn drive(parts: &Parts, mut job: JobRow, capped: &HashMap<JobId, Money>) -> Result<(), StoreError> {
+async fn drive_job(look: &Look, job: JobRow) -> Result<(), StoreError> {
+    let parts = &look.parts;
+    let job = match &job.draw {
+        // A file's job is driven by its command, and by nobody else.
+        None if job.holder.as_deref() != Some(parts.store.node().as_str()) => return Ok(()),
+        None => job,
+        Some(draw) if !parts.llm.contains_key(&draw.task) => return Ok(()),
+        Some(_) => match served::adopt(parts, &look.supervisor, &look.registered, job, look.time).await? {
+            Some(job) => job,
+            None => return Ok(()),
+        },
+    };
+    match job.state {
+        JobState::Running => drive(look, job).await,
+        JobState::Finishing => finish(parts, &job).await,
+        JobState::Created | JobState::Suspended => Ok(()),
+        JobState::Finished | JobState::Cancelled | JobState::Failed => Ok(()),
+    }
+}
+
+async fn drive(look: &Look, mut job: JobRow) -> Result<(), StoreError> {
+    let (parts, needs) = (&look.parts, look.capped.get(&job.id).copied());
     let store = &parts.store;
+    // What was drawn for a round that was due is not drawn again, and the round is opened.
+    let (mut drawn, mut is_due) = (false, false);
     loop {
         let now = store.now();
-        match plan::decide(&snapshot(parts, &job, capped.get(&job.id).copied()).await?) {
+        let mut at = snapshot(look, &job, needs).await?;
+        if is_due && at.standing.is_some() {
+            at.standing = Some(Due::Now);
+        }
+        if let Some(draw) = job.draw.as_ref().filter(|_| !drawn) {
+            drawn = true;
+            is_due = served::fill(parts, &job, draw, &at).await?;
+            if is_due {
+                continue;
+            }
+        }
+        match plan::decide(&at) {
             Decision::Wait => return Ok(()),
             Decision::OpenRound(round) => {
                 debug!(job.id = %job.id, round, "opening a round");
@@ -97,6 +163,7 @@ async fn drive(parts: &Parts, mut job: JobRow, capped: &HashMap<JobId, Money>) -
                 reached(Failpoint::RoundClosing);
                 store.close_round(&job.id, job.epoch, round, now).await?;
                 reached(Failpoint::RoundClosed);
+                (drawn, is_due) = (false, false);
             }
             Decision::Finish(reason) => {
                 stop(parts, &job, reason).await?;
@@ -106,8 +173,10 @@ async fn drive(parts: &Parts, mut job: JobRow, capped: &HashMap<JobId, Money>) -
     }
 }
 
-async fn snapshot(parts: &Parts, job: &JobRow, needs: Option<Money>) -> Result<Snapshot, StoreError> {
+async fn snapshot(look: &Look, job: &JobRow, needs: Option<Money>) -> Result<Snapshot, StoreError> {
+    let parts = &look.parts;
     let store = &parts.store;
+    let rounds = store.rounds(&job.id, ROUNDS_BACK).await?;
     let in_flight = store.in_flight().await?.iter().filter(|batch| batch.pool == job.pool).count();
     let counts = store.pool_counts(&job.pool).await?;
     // The hint may be older than a settlement that has released money since: only what is left now counts.
@@ -126,7 +195,8 @@ async fn snapshot(parts: &Parts, job: &JobRow, needs: Option<Money>) -> Result<S
         claimable: store.next_pack(&job.pool, job.round).await?.is_some(),
         in_flight: i64::try_from(in_flight).unwrap_or(i64::MAX),
         cap_reached: needs.is_some_and(|needs| needs > left),
-        rounds: store.rounds(&job.id, ROUNDS_BACK).await?,
+        standing: served::due(parts, job, rounds.first(), look.time).await?,
+        rounds,
     })
 }
 

@@ -20,5 +20,5 @@ pub mod metrics;
 pub mod backoff;
 mod system;
 
-pub use parts::Parts;
+pub use parts::{LlmTask, MakeRequest, Parts};
 pub use system::{Roles, Running, start, start_runs};

@@ -1,18 +1,32 @@
 //! What every actor is built from: the store, the providers, the prices, the ids and the runtime.
 
 use crate::config::Settings;
+use crate::metrics::RUNS_FINISHED;
 use crate::price::PriceTable;
 use crate::provider::Provider;
+use crate::runs::{RunParts, Settled};
 use dashmap::DashMap;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::StoreError;
-use storage::model::{BatchId, IdMint};
-use storage::store::{BatchRow, Store};
+use storage::model::{BatchId, IdMint, RunId, RunState};
+use storage::store::{BatchRow, Dressed, Store};
 use tokio::runtime::Handle;
 
 type Mint = IdMint<rand::rngs::StdRng>;
+
+/// Makes a request to a provider of a run's payload; `Err` says what is wrong with it.
+pub type MakeRequest = Arc<dyn Fn(&str, &PriceTable) -> Result<Dressed, String> + Send + Sync>;
+
+/// An `llm` task: who carries its runs out, and how they are asked.
+#[derive(Clone)]
+pub struct LlmTask {
+    pub provider: String,
+    pub account: String,
+    pub max_attempts: u32,
+    pub make_request: MakeRequest,
+}
 
 /// Shared by clones; holds nothing that a restart could lose.
 #[derive(Clone)]
@@ -20,6 +34,10 @@ pub struct Parts {
     pub store: Store,
     pub settings: Arc<Settings>,
     pub prices: Arc<PriceTable>,
+    /// By name; a job is driven only where its task is known.
+    pub llm: Arc<HashMap<String, LlmTask>>,
+    /// Where runs come in over HTTP too.
+    pub runs: Option<RunParts>,
     pub providers: Arc<HashMap<String, Arc<dyn Provider>>>,
     pub ids: Arc<Mutex<Mint>>,
     /// Batches that a task of this process is at work on, across generations of the BatchPoller: a new
@@ -36,6 +54,16 @@ impl Parts {
     /// The client for an account, if this process has its key.
     pub fn provider_of(&self, account: &str) -> Option<Arc<dyn Provider>> {
         self.providers.get(account).cloned()
+    }
+
+    /// Tells whoever follows them of runs that have ended in a batch.
+    pub fn announce(&self, ended: Vec<(RunId, String, RunState)>) {
+        for (run, env, state) in ended {
+            metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(1);
+            if let Some(runs) = &self.runs {
+                runs.settler.announce(Settled { run, env, state });
+            }
+        }
     }
 
     /// A fresh batch id and the key that goes wherever the provider echoes it.

@@ -28,7 +28,7 @@ pub use presence::Presence;
 pub use recorder::Recorder;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
-pub use tasks::{Task, TaskKind, Tasks};
+pub use tasks::{PayloadCheck, Task, TaskKind, Tasks};
 
 use crate::executor::Stop;
 use dashmap::DashMap;

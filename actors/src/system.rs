@@ -52,15 +52,19 @@ pub fn start_runs(parts: Parts, runs: RunParts, roles: Roles, runtime: Arc<Runti
 
 fn start_all(parts: Parts, runs: Option<RunParts>, roles: Roles, runtime: Arc<Runtime>) -> Running {
     let (gave_up, given_up) = watch::channel(None);
-    let (drive, drive_ref) = Child::new(JobDrive::NAME, runtime.clone(), factory(&parts, JobDrive::new));
     let sweeper_factory = {
         let (parts, runs) = (parts.clone(), runs.clone());
         Arc::new(move |_| Sweeper::new(parts.clone(), runs.clone(), roles.sweeper))
     };
     let (sweeper, _) = Child::new(Sweeper::NAME, runtime.clone(), sweeper_factory);
-    // The BatchPoller asks the Supervisor for batches; the Supervisor builds the BatchPoller.
+    // The BatchPoller asks the Supervisor for batches, and the JobDrive tells it of jobs; the Supervisor builds both.
     let (sender, receiver) = actix::dev::channel::channel::<Supervisor>(64);
     let supervisor = Addr::new(sender);
+    let drive_factory = {
+        let (parts, supervisor) = (parts.clone(), supervisor.clone());
+        Arc::new(move |_| JobDrive::new(parts.clone(), supervisor.clone()))
+    };
+    let (drive, drive_ref) = Child::new(JobDrive::NAME, runtime.clone(), drive_factory);
     let poller_factory = {
         let (parts, supervisor) = (parts.clone(), supervisor.clone());
         Arc::new(move |_| BatchPoller::new(parts.clone(), supervisor.clone(), drive_ref.clone()))

@@ -108,7 +108,7 @@ async fn carry(parts: &RunParts, mut held: Held) {
 fn executor_of(task: &Task) -> Option<(&Task, &Arc<dyn Executor>)> {
     match &task.kind {
         TaskKind::Own(executor) => Some((task, executor)),
-        TaskKind::Pull | TaskKind::Llm => None,
+        TaskKind::Pull | TaskKind::Llm(_) => None,
     }
 }
 

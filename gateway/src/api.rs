@@ -17,6 +17,7 @@ mod pull;
 mod buffer;
 mod buffer_entries;
 mod fleet;
+mod jobs;
 mod docs;
 
 pub use gate::Gate;
@@ -28,12 +29,15 @@ use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
 use actix_web::{HttpRequest, web};
+use actors::LlmTask;
+use actors::price::PriceTable;
 use actors::runs::{IntakeError, RunParts, Verdict};
 use actors::supervisor::Supervisor;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{IdMint, RunId, Timestamp};
+use storage::model::{IdMint, JobId, RunId, Timestamp};
 use storage::store::{Accepted, NewRecord};
 
 /// What handlers share.
@@ -52,6 +56,9 @@ pub struct Api {
     pub idempotency: Duration,
     pub draining: Arc<std::sync::atomic::AtomicBool>,
     ids: Mutex<IdMint<rand::rngs::StdRng>>,
+    /// The `llm` tasks that jobs may be made for.
+    llm: Arc<HashMap<String, LlmTask>>,
+    prices: Arc<PriceTable>,
 }
 
 impl Api {
@@ -61,6 +68,7 @@ impl Api {
         config: &Config,
         secret: &[u8; 32],
         draining: Arc<std::sync::atomic::AtomicBool>,
+        (llm, prices): (Arc<HashMap<String, LlmTask>>, Arc<PriceTable>),
     ) -> Api {
         use rand::SeedableRng;
         Api {
@@ -77,6 +85,8 @@ impl Api {
             idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
             draining,
             ids: Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()))),
+            llm,
+            prices,
         }
     }
 
@@ -86,6 +96,10 @@ impl Api {
 
     pub fn mint(&self, now: Timestamp) -> RunId {
         RunId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    pub fn mint_job(&self, now: Timestamp) -> JobId {
+        JobId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
     /// The whole of a JSON body, within the limits of size and time, and of what is in memory at once.
@@ -150,6 +164,13 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/workers/release"),
     ("GET", "/buffer"),
     ("GET", "/buffer/entries"),
+    ("POST", "/jobs"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/{id}"),
+    ("POST", "/jobs/{id}/suspend"),
+    ("POST", "/jobs/{id}/resume"),
+    ("POST", "/jobs/{id}/cancel"),
+    ("GET", "/jobs/{id}/events"),
     ("GET", "/nodes"),
     ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
@@ -182,6 +203,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/workers/release").route(web::post().to(pull::release)))
             .service(resource("/buffer").route(web::get().to(buffer::depths)))
             .service(resource("/buffer/entries").route(web::get().to(buffer_entries::list)))
+            .service(resource("/jobs").route(web::post().to(jobs::create)).route(web::get().to(jobs::list)))
+            .service(resource("/jobs/{id}").route(web::get().to(jobs::one)))
+            .service(resource("/jobs/{id}/suspend").route(web::post().to(jobs::suspend)))
+            .service(resource("/jobs/{id}/resume").route(web::post().to(jobs::resume)))
+            .service(resource("/jobs/{id}/cancel").route(web::post().to(jobs::cancel)))
+            .service(resource("/jobs/{id}/events").route(web::get().to(jobs::of_job)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
             .service(resource("/actors").route(web::get().to(fleet::actors))),

@@ -3,11 +3,13 @@
 mod remote;
 mod runs;
 mod fleet;
+mod jobs;
 
 pub use fleet::{
     BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
     WorkersCommand,
 };
+pub use jobs::{JobsArgs, JobsCommand, PolicyArg, SourceArg, StartArgs};
 pub use remote::Remote;
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
 
@@ -92,9 +94,8 @@ pub enum Command {
     /// Look at provider batches, and answer for those of unknown fate
     #[command(subcommand)]
     Batches(BatchesCommand),
-    /// Look at jobs
-    #[command(subcommand)]
-    Jobs(JobsCommand),
+    /// Jobs: see those of this store, or have a server carry out what waits for an llm task
+    Jobs(JobsArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
     /// Print the OpenAPI document of the API
@@ -256,21 +257,6 @@ pub enum BatchesCommand {
     },
     /// Print the result lines that one batch brought, in order
     Results { id: String },
-}
-
-#[derive(Debug, Clone, Subcommand)]
-pub enum JobsCommand {
-    /// List jobs, newest first
-    List {
-        /// At most this many
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        limit: u32,
-        /// Go on after this job
-        #[arg(long, value_name = "ID")]
-        after: Option<String>,
-    },
-    /// One job with its rounds and counts
-    Get { id: String },
 }
 
 #[derive(Debug, Clone, Args)]

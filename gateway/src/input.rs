@@ -24,7 +24,7 @@ pub use kinds::Kinds;
 pub use line::Request;
 
 use line::{FirstForm, parse_line};
-use reader::Lines;
+use reader::{Line, Lines};
 
 /// Room for what goes around a body on its way out, below the 32 MiB that a provider takes for one request.
 const ENVELOPE_BYTES: usize = 8 * 1024;
@@ -77,6 +77,11 @@ pub fn scan(path: &Path, limits: &Limits) -> Result<Scan, InputError> {
 pub fn requests(path: &Path, limits: &Limits) -> Result<Requests, InputError> {
     let lines = Lines::new(open(path)?, limits.max_line_bytes);
     Ok(Requests { path: path.to_owned(), lines, form: None })
+}
+
+/// One request by itself, in the form of a line.
+pub fn one_request(line: &str) -> Result<Request<'_>, Fault> {
+    parse_line(Line::Whole { number: 1, bytes: line.as_bytes() }, &mut None)
 }
 
 /// The requests of a file, in its order.

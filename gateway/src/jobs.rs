@@ -1,9 +1,11 @@
-//! `tidegate jobs`: jobs as they stand, with what they carried out, what it cost, and what is left.
+//! `tidegate jobs`: jobs as they stand, with what they carried out, what it cost, and what is left; and a server's, made
+//! and told what to do.
 
-mod view;
+mod remote;
+pub mod view;
 
 use crate::batches::with_store;
-use crate::cli::{Common, JobsCommand};
+use crate::cli::{Common, JobsArgs, JobsCommand};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::output::List;
@@ -12,25 +14,25 @@ use storage::store::{JobRow, Store};
 
 const MOST_ROUNDS: u32 = 1_000;
 
-pub fn run(command: &JobsCommand, common: &Common, config: &Config) -> Result<Exit, Failure> {
-    with_store(common, config, async |store| {
-        match command {
-            JobsCommand::List { limit, after } => {
-                list(store, *limit, after.as_deref()).await?.print(common.output, store.now())?;
-            }
-            JobsCommand::Get { id } => {
-                let job = existing(store, id).await?;
-                let facts = view::Facts {
-                    counts: store.pool_counts(&job.pool).await?,
-                    tally: store.tally(&job.pool).await?,
-                    states: store.batch_states_of(&job.pool, &job.id).await?,
-                    rounds: store.rounds(&job.id, MOST_ROUNDS).await?,
-                };
-                view::whole(&job, &facts).print(common.output, store.now())?;
-            }
-        }
-        Ok(Exit::Done)
-    })
+pub fn run(args: &JobsArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
+    match &args.command {
+        JobsCommand::List { limit, after } => with_store(common, config, async |store| {
+            list(store, *limit, after.as_deref()).await?.print(common.output, store.now())?;
+            Ok(Exit::Done)
+        }),
+        JobsCommand::Get { id } => with_store(common, config, async |store| {
+            let job = existing(store, id).await?;
+            let facts = view::Facts {
+                counts: store.pool_counts(&job.pool).await?,
+                tally: store.tally(&job.pool).await?,
+                states: store.batch_states_of(&job.pool, &job.id).await?,
+                rounds: store.rounds(&job.id, MOST_ROUNDS).await?,
+            };
+            view::whole(&job, &facts).print(common.output, store.now())?;
+            Ok(Exit::Done)
+        }),
+        command => remote::run(command, &args.remote, common),
+    }
 }
 
 async fn existing(store: &Store, id: &str) -> Result<JobRow, Failure> {

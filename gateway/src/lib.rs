@@ -35,5 +35,6 @@ pub mod exec_guard;
 pub mod exit;
 pub mod config;
 pub mod tasks;
+pub mod llm;
 pub mod telemetry;
 pub mod stdout;

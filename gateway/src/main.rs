@@ -54,7 +54,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Openapi => gateway::openapi::run(cli.common.output),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
-        Command::Jobs(command) => gateway::jobs::run(command, &cli.common, &config),
+        Command::Jobs(args) => gateway::jobs::run(args, &cli.common, &config),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
     }
 }

@@ -8,6 +8,7 @@ mod operations;
 mod parameters;
 mod runs;
 mod workers;
+mod jobs;
 mod schemas;
 mod examples;
 
@@ -105,7 +106,12 @@ fn description(operation: &Operation) -> String {
 /// Those of the path, those of the table, and the env, which every operation takes.
 fn parameters(operation: &Operation) -> Vec<Value> {
     let of_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let of_path = of_path.map(|name| if name == "id" { "run_id" } else { name });
+    let id = match operation.tag {
+        "jobs" => "job_id",
+        "operations" => "node_id",
+        _ => "run_id",
+    };
+    let of_path = of_path.map(|name| if name == "id" { id } else { name });
     let names = of_path.chain(operation.parameters.iter().copied()).chain(["env"]);
     names.map(|name| json!({ "$ref": format!("#/components/parameters/{name}") })).collect()
 }

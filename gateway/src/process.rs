@@ -8,6 +8,8 @@ mod progress;
 mod summary;
 mod engine;
 
+pub use import::reserve;
+
 use crate::cli::{Common, ProcessArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};

@@ -106,14 +106,18 @@ pub fn connect(choice: &Choice, common: &Common, config: &Config) -> Result<Chos
     })
 }
 
-/// Clients by account.
-pub type Clients = HashMap<String, Arc<dyn Provider>>;
+/// The providers that the configuration names and has a key for.
+#[derive(Default)]
+pub struct Configured {
+    /// By account, as are the ways in which each is followed.
+    pub clients: HashMap<String, Arc<dyn Provider>>,
+    pub followings: HashMap<String, Following>,
+    /// By name.
+    pub accounts: HashMap<String, (String, Protocol)>,
+}
 
-/// The clients of all providers that the configuration names and has a key for, and how each is to be followed, by
-/// account.
-pub fn configured(config: &Config) -> Result<(Clients, HashMap<String, Following>), Failure> {
-    let mut clients = Clients::new();
-    let mut followings = HashMap::new();
+pub fn configured(config: &Config) -> Result<Configured, Failure> {
+    let mut found = Configured::default();
     for (name, own) in &config.providers {
         let protocol = match (own.protocol.as_deref(), name.as_str()) {
             (Some("anthropic"), _) | (None, "anthropic") => Protocol::Anthropic,
@@ -126,10 +130,11 @@ pub fn configured(config: &Config) -> Result<(Clients, HashMap<String, Following
         }
         let (base, key) = (base_url(&choice, own)?, api_key(&choice, own)?);
         let account = own.account.clone().unwrap_or_else(|| fingerprint(name, &base, &key));
-        followings.insert(account.clone(), following(protocol, own, Duration::from_secs(30)));
-        clients.insert(account, client(protocol, &base, &key, own.version.as_deref())?);
+        found.followings.insert(account.clone(), following(protocol, own, Duration::from_secs(30)));
+        found.clients.insert(account.clone(), client(protocol, &base, &key, own.version.as_deref())?);
+        found.accounts.insert(name.clone(), (account, protocol));
     }
-    Ok((clients, followings))
+    Ok(found)
 }
 
 fn connect_sim(choice: &Choice, common: &Common, config: &Config) -> Result<Chosen, Failure> {

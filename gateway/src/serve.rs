@@ -76,6 +76,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     readiness.follow(&runs);
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runs, &runtime)?;
+    let for_jobs = (parts.llm.clone(), parts.prices.clone());
     let of = |role| roles.contains(&role);
     let on = Roles { worker: of(Role::Worker), poller: of(Role::Poller), sweeper: of(Role::Sweeper) };
     let running = actors::start_runs(parts, runs.clone(), on, runtime.clone());
@@ -83,7 +84,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
         let secret = keys::digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
-        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone());
+        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone(), for_jobs);
         Some(Http::start(listen, api, keys::gate(checked, &runs), config)?)
     } else {
         None
@@ -107,18 +108,21 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
         window: Duration::from_secs_f64(config.supervisor.window_seconds),
         ..Supervision::default()
     };
-    let (clients, followings) = providers::configured(config)?;
+    let configured = providers::configured(config)?;
+    let llm = crate::llm::tasks(config, &configured);
     Ok(Parts {
         store: store.clone(),
         settings: Arc::new(Settings {
             supervision,
-            followings,
+            followings: configured.followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
             lease: session::lease(config),
             ..Settings::default()
         }),
         prices: crate::process::prices(config)?,
-        providers: Arc::new(clients),
+        providers: Arc::new(configured.clients),
+        llm: Arc::new(llm),
+        runs: Some(runs.clone()),
         ids: Arc::new(Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng())))),
         in_hand: Arc::default(),
         lane: Arc::default(),

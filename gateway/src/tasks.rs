@@ -6,7 +6,7 @@ use actors::backoff::Backoff;
 use actors::executor::exec::{Exec, ExecTask, Limits};
 use actors::executor::http::{Http, HttpTask, WebhookSecret};
 use actors::executor::noop::Noop;
-use actors::runs::{Task, TaskKind, Tasks};
+use actors::runs::{PayloadCheck, Task, TaskKind, Tasks};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +52,7 @@ pub fn wrong(tasks: &BTreeMap<String, TaskConfig>) -> Vec<String> {
         match task.kind.as_str() {
             "exec" if task.program.is_none() => add(".program is missing".to_owned()),
             "http" if task.url.is_none() => add(".url is missing".to_owned()),
+            "llm" if task.provider.is_none() => add(".provider is missing: who carries it out".to_owned()),
             _ => {}
         }
         if task.kind != "exec" && (task.program.is_some() || !task.args.is_empty()) {
@@ -69,7 +70,7 @@ pub fn make(config: &Config) -> Result<Tasks, Failure> {
     let retry = config.sections().retry();
     let mut tasks = BTreeMap::new();
     for (name, task) in &config.tasks {
-        let (word, kind) = kind_of(name, task)?;
+        let (word, kind) = kind_of(config, name, task)?;
         let seconds = |value: Option<f64>| value.map(Duration::from_secs_f64);
         tasks.insert(
             name.clone(),
@@ -90,11 +91,15 @@ pub fn make(config: &Config) -> Result<Tasks, Failure> {
     Ok(Tasks::new(tasks, retry))
 }
 
-fn kind_of(name: &str, task: &TaskConfig) -> Result<(&'static str, TaskKind), Failure> {
+fn kind_of(config: &Config, name: &str, task: &TaskConfig) -> Result<(&'static str, TaskKind), Failure> {
     let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("tasks.{name}: {error}"));
     Ok(match task.kind.as_str() {
         "pull" => ("pull", TaskKind::Pull),
-        "llm" => ("llm", TaskKind::Llm),
+        "llm" => {
+            let provider = task.provider.as_deref().unwrap_or_default();
+            let protocol = crate::llm::protocol_of(config, provider)?;
+            ("llm", TaskKind::Llm(PayloadCheck(Arc::new(move |payload| crate::llm::check(payload, protocol)))))
+        }
         "exec" => {
             let exec = Exec::new(exec_task(task)).map_err(|error| bad(&error))?;
             ("exec", TaskKind::Own(Arc::new(exec)))

@@ -96,7 +96,8 @@ const NEVER_AT_REST: &[(&str, &str)] = &[
     (
         "every try that did not end its run has ended, under an epoch of its own",
         "SELECT a.run_id, a.epoch FROM attempts a JOIN run_records r ON r.id = a.run_id
-        WHERE a.settled_at IS NULL OR a.state IN ('leased', 'started', 'succeeded') OR a.epoch >= r.epoch",
+        WHERE a.settled_at IS NULL OR a.state IN ('leased', 'started', 'succeeded') OR a.epoch > r.epoch
+            OR (a.epoch = r.epoch AND r.state NOT IN ('cancelled', 'expired'))",
     ),
     (
         "the unsuccessful are exactly those that ended otherwise than succeeded",

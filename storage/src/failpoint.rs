@@ -15,6 +15,8 @@ pub enum PassedBy {
     /// `process`, where it calls live.
     Live,
     Serve,
+    /// `serve`, where a job works on runs that came in over HTTP.
+    Jobs,
 }
 
 macro_rules! failpoints {
@@ -98,6 +100,15 @@ failpoints! {
         ClaimStored = "claim.stored",
         FinishOpen = "finish.open",
         FinishStored = "finish.stored",
+    }
+    Jobs {
+        JobTaken = "job.taken",
+        JobStarted = "job.started",
+        DrawOpen = "draw.open",
+        DrawStored = "draw.stored",
+        GiveBackOpen = "give_back.open",
+        GiveBackStored = "give_back.stored",
+        CancelDrawnOpen = "cancel_drawn.open",
     }
 }
 

@@ -16,7 +16,7 @@ pub use attempt::request::{RequestEvent, RequestState};
 pub use attempt::{AttemptEvent, AttemptState};
 pub use batch::{BatchEvent, BatchState, Mode};
 pub use id::{BatchId, IdMint, JobId, NodeId, RunId};
-pub use job::{Ceilings, JobEvent, JobState, LiveRules, Scope, Source, StopReason};
+pub use job::{Ceilings, Draw, JobEvent, JobState, LiveRules, Policy, Scope, Source, Standing, StopReason};
 pub use lane::{Basin, Lane};
 pub use lease::{Epoch, Lease};
 pub use money::{BadMoney, Money};

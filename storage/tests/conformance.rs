@@ -64,6 +64,8 @@ mod caps;
 mod claim;
 #[path = "conformance/dispatch.rs"]
 mod dispatch;
+#[path = "conformance/drawn.rs"]
+mod drawn;
 #[path = "conformance/finish.rs"]
 mod finish;
 #[path = "conformance/import.rs"]

@@ -190,6 +190,7 @@ impl Drive {
         let store = &self.parts.store;
         let settled = store.settle(fence, state, row.round, verdicts, store.now()).await?;
         count_settled(&settled);
+        self.parts.announce(settled.ended);
         let spent: Money = verdicts.iter().filter_map(|verdict| verdict.cost).sum();
         metrics::counter!(SPEND_NANOS).increment(u64::try_from(spent.nanos()).unwrap_or(0));
         verdicts.clear();

@@ -156,6 +156,7 @@ impl Drive {
                 .collect();
             let done = store.settle(fence, state, row.round, &verdicts, store.now()).await?;
             super::collect::count_settled(&done);
+            self.parts.announce(done.ended);
             settled += i64::try_from(open.len()).unwrap_or(i64::MAX);
         }
     }

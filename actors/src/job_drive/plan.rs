@@ -1,8 +1,8 @@
 //! The round decision: what a job does next. Pure, and the only place where a job's end is decided.
 
 use std::time::Duration;
-use storage::model::{Ceilings, StopReason, Timestamp};
-use storage::store::RoundRow;
+use storage::model::{Ceilings, Standing, StopReason, Timestamp};
+use storage::store::{RoundRow, Waiting};
 
 /// Error share from which a round counts as bad, in percent.
 const BAD_PERCENT: i64 = 80;
@@ -30,6 +30,31 @@ pub struct Snapshot {
     pub cap_reached: bool,
     /// The job's latest rounds, newest first.
     pub rounds: Vec<RoundRow>,
+    /// Whether it batches what waits again and again, and if so whether its next round is due.
+    pub standing: Option<Due>,
+}
+
+/// Whether a standing job's next round may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Now,
+    Later,
+}
+
+/// Decides when a standing job's next round is due: `every_ms` after `since`, which is when its last one ended or
+/// the job began, or as soon as enough waits.
+pub fn due(standing: &Standing, since: Timestamp, waiting: Waiting, now: Timestamp) -> Due {
+    let in_time = now.since(since) >= Duration::from_millis(standing.every_ms);
+    let enough_runs = standing.at_runs.is_some_and(|runs| waiting.runs >= i64::from(runs));
+    let enough_bytes = standing.at_bytes.is_some_and(|bytes| waiting.bytes.cast_unsigned() >= bytes);
+    if in_time || (waiting.runs > 0 && (enough_runs || enough_bytes)) { Due::Now } else { Due::Later }
+}
+
+impl Snapshot {
+    /// No round is under way, so that one may be opened and what waits may be drawn for it.
+    pub fn is_between_rounds(&self) -> bool {
+        !self.rounds.first().is_some_and(|round| round.round == self.round && round.ended_at.is_none())
+    }
 }
 
 /// What to do about it.
@@ -53,6 +78,7 @@ pub fn decide(job: &Snapshot) -> Decision {
         Some(_) if job.cap_reached && job.claimable => Decision::Finish(StopReason::SpendCap),
         Some(_) if job.claimable => Decision::Wait,
         Some(_) => Decision::CloseRound(job.round),
+        None if empty && job.standing.is_some() && !wallclock_is_up(job) => Decision::Wait,
         None if empty && job.rounds.is_empty() => Decision::Finish(StopReason::AlreadyEmpty),
         None if empty => Decision::Finish(StopReason::Drained),
         None => between_rounds(job),
@@ -63,12 +89,17 @@ fn between_rounds(job: &Snapshot) -> Decision {
     if wallclock_is_up(job) {
         return Decision::Finish(StopReason::Wallclock);
     }
-    if is_degraded(&job.rounds, job.total) {
+    if job.standing == Some(Due::Later) {
+        return Decision::Wait;
+    }
+    // A standing job outlasts a provider's bad days: its next round comes in its time.
+    if job.standing.is_none() && is_degraded(&job.rounds, job.total) {
         return Decision::Finish(StopReason::Degraded);
     }
     if let Some(last) = job.rounds.first()
         && last.carried == Some(0)
         && job.in_flight == 0
+        && job.standing.is_none()
     {
         let ever = job.rounds.iter().any(|round| round.carried.is_some_and(|carried| carried > 0));
         return Decision::Finish(if ever { StopReason::NoProgress } else { StopReason::NoOp });
@@ -137,6 +168,7 @@ mod tests {
             in_flight: 0,
             cap_reached: false,
             rounds,
+            standing: None,
         }
     }
 
@@ -253,5 +285,38 @@ mod tests {
         open.claimable = false;
         open.running = 2;
         assert_eq!(decide(&open), Decision::Wait);
+    }
+
+    #[test]
+    fn a_standing_job_waits_where_another_would_end_and_begins_a_round_when_it_is_due() {
+        let standing = |queued, rounds: Vec<RoundRow>, due| Snapshot {
+            standing: Some(due),
+            ..job(rounds.len() as i64, queued, rounds)
+        };
+        assert_eq!(decide(&standing(0, vec![], Due::Now)), Decision::Wait);
+        assert_eq!(decide(&standing(0, vec![closed(1, 5, 0)], Due::Now)), Decision::Wait);
+        assert_eq!(decide(&standing(4, vec![], Due::Later)), Decision::Wait);
+        assert_eq!(decide(&standing(4, vec![], Due::Now)), Decision::OpenRound(1));
+        assert_eq!(decide(&standing(4, vec![closed(1, 10, 10)], Due::Later)), Decision::Wait);
+        let bad = vec![closed(2, 10, 10), closed(1, 10, 10)];
+        assert_eq!(decide(&standing(4, bad, Due::Now)), Decision::OpenRound(3));
+        assert_eq!(decide(&standing(4, vec![closed(1, 0, 0)], Due::Now)), Decision::OpenRound(2));
+        let mut capped = standing(4, vec![closed(1, 4, 4)], Due::Now);
+        capped.ceilings.max_rounds = 1;
+        assert_eq!(decide(&capped), Decision::Finish(StopReason::MaxRounds));
+    }
+
+    #[test]
+    fn a_round_of_a_standing_job_is_due_by_time_by_runs_or_by_bytes() {
+        let standing = Standing { every_ms: 1_000, at_runs: Some(10), at_bytes: Some(500) };
+        let waits = |runs, bytes| Waiting { runs, bytes };
+        let at = |ms, waiting| due(&standing, Timestamp::from_millis(5_000), waiting, Timestamp::from_millis(ms));
+        assert_eq!(at(5_999, waits(9, 499)), Due::Later);
+        assert_eq!(at(6_000, waits(0, 0)), Due::Now);
+        assert_eq!(at(5_001, waits(10, 0)), Due::Now);
+        assert_eq!(at(5_001, waits(1, 500)), Due::Now);
+        let by_time = Standing { at_runs: None, at_bytes: None, ..standing };
+        let much = due(&by_time, Timestamp::from_millis(5_000), waits(1_000, 10_000), Timestamp::from_millis(5_500));
+        assert_eq!(much, Due::Later);
     }
 }

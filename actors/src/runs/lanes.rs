@@ -1,7 +1,9 @@
 //! Which lanes may hold ready runs. A hint: what is not in it is found by the next scan.
 
 use dashmap::{DashMap, Entry};
+use std::collections::HashMap;
 use storage::model::{Basin, Lane};
+use storage::store::LaneHead;
 
 /// What is known of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +121,17 @@ impl LaneIndex {
 
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// The lanes of each env, also those that a cap holds up, each with where its runs begin.
+    pub fn by_env(&self) -> HashMap<String, Vec<LaneHead>> {
+        let mut envs: HashMap<String, Vec<LaneHead>> = HashMap::new();
+        for entry in self.known.iter().chain(self.blocked.iter()) {
+            let ((basin, lane), known) = (entry.key(), entry.value());
+            let head = LaneHead { basin: basin.clone(), lane: lane.clone(), rank: known.rank };
+            envs.entry(basin.env().to_owned()).or_default().push(head);
+        }
+        envs
     }
 
     /// The lanes with the rank of their oldest known run.

@@ -4,6 +4,7 @@ use crate::backoff::Backoff;
 use crate::executor::Executor;
 use crate::executor::noop::Noop;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,17 @@ pub enum TaskKind {
     /// Workers that ask for them over HTTP.
     Pull,
     /// Batched to a provider by a job.
-    Llm,
+    Llm(PayloadCheck),
+}
+
+/// Says what is wrong with a payload, if anything is.
+#[derive(Clone)]
+pub struct PayloadCheck(pub Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>);
+
+impl fmt::Debug for PayloadCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PayloadCheck")
+    }
 }
 
 /// One task.

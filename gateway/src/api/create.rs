@@ -13,7 +13,7 @@ use crate::http::room::{Body, Seat, UNSAID};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
-use actors::runs::IntakeError;
+use actors::runs::{IntakeError, TaskKind};
 use std::sync::atomic::Ordering;
 use storage::model::{RunId, Timestamp};
 use storage::store::{Accepted, NewRecord};
@@ -115,6 +115,8 @@ fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -
     let task = api.runs.tasks.get(&wish.task).ok_or_else(|| Problem::internal("a task has gone"))?;
     let idempotency = wish.idempotency(now + api.idempotency);
     let mut record = wish.record(api.mint(now), env, task, now);
+    // A job draws such runs when it likes, so that they crowd out nobody.
+    let buffered = buffered && !matches!(task.kind, TaskKind::Llm(_));
     record.buffered = buffered;
     record.idempotency = idempotency;
     if record.idempotency.is_some() {
@@ -238,7 +240,7 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(
         breathe(done).await;
         let record = record_of(api, env, wish, buffered, now)?;
         let body = RunView::of_new(&record).without_payload().json();
-        sent.verdicts[index] = Verdict::Taken { body, status: status_of(buffered) };
+        sent.verdicts[index] = Verdict::Taken { body, status: status_of(record.buffered) };
         indices.push(index);
         records.push(record);
     }

@@ -101,12 +101,12 @@ pub async fn of_run(
     Ok(sse(stream::unfold(follower, OfRun::step)))
 }
 
-fn last_event_id(request: &HttpRequest) -> Option<String> {
+pub(super) fn last_event_id(request: &HttpRequest) -> Option<String> {
     let value = request.headers().get("last-event-id")?.to_str().ok()?;
     Some(value.to_owned()).filter(|id| !id.is_empty())
 }
 
-fn sse<S>(events: S) -> HttpResponse
+pub(super) fn sse<S>(events: S) -> HttpResponse
 where
     S: futures_util::Stream<Item = Result<Bytes, actix_web::Error>> + 'static,
 {

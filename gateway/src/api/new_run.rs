@@ -1,7 +1,7 @@
 //! What a request for a run asks for, read strictly and completed with what its task says.
 
 use crate::http::fields::{Charset, Fields};
-use actors::runs::{Task, Tasks};
+use actors::runs::{Task, TaskKind, Tasks};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -67,6 +67,11 @@ impl Wish {
             );
         }
         let payload = fields.raw("payload", PAYLOAD_MAX).map_or("null", RawValue::get).to_owned();
+        if let Some(TaskKind::Llm(check)) = tasks.get(&task).map(|task| &task.kind)
+            && let Err(why) = (check.0)(&payload)
+        {
+            fields.refuse_field("payload", "invalid_request", why);
+        }
         let queue = fields.optional_text("queue", 1..=128, Charset::Name);
         let priority = fields.integer("priority", -PRIORITY..=PRIORITY).unwrap_or(0);
         let start = start(fields, now);
@@ -132,8 +137,8 @@ impl Wish {
     /// The record to write, with what the task adds.
     pub fn record(self, id: RunId, env: &str, task: &Task, now: Timestamp) -> NewRecord {
         let basin = match task.kind {
-            actors::runs::TaskKind::Own(_) => Basin::own(env),
-            actors::runs::TaskKind::Pull | actors::runs::TaskKind::Llm => Basin::pull(&self.task, env),
+            TaskKind::Own(_) => Basin::own(env),
+            TaskKind::Pull | TaskKind::Llm(_) => Basin::pull(&self.task, env),
         };
         let queue = self.queue.unwrap_or_else(|| task.queue.clone());
         let max_duration = self.max_duration.or(task.max_duration);

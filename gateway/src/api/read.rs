@@ -25,14 +25,16 @@ pub async fn find(api: &Api, env: &str, id: &str) -> Result<RunRecord, Problem> 
 
 /// An id that has the form of one; anything else is nobody's.
 pub fn run_id(text: &str) -> Result<RunId, Problem> {
-    let is_ulid = |ulid: &str| {
-        ulid.len() == 26
-            && ulid.bytes().all(|byte| byte.is_ascii_digit() || (byte.is_ascii_lowercase() && !b"ilou".contains(&byte)))
-    };
     match text.strip_prefix("run_") {
         Some(ulid) if is_ulid(ulid) => Ok(RunId::from_text(text)),
         _ => Err(Problem::not_found("run")),
     }
+}
+
+/// What stands behind the prefix of every id.
+pub fn is_ulid(text: &str) -> bool {
+    text.len() == 26
+        && text.bytes().all(|byte| byte.is_ascii_digit() || (byte.is_ascii_lowercase() && !b"ilou".contains(&byte)))
 }
 
 /// `GET /runs/{id}`

@@ -112,7 +112,8 @@ pub enum KeysCommand {
         /// Env that the key is for
         #[arg(long, value_name = "ORG/ENV")]
         env: String,
-        /// What it may do, with commas: runs:read, runs:write, workers, queues:write, buffer:read, admin, chaos
+        /// What it may do, with commas: runs:read, runs:write, workers, queues:write, buffer:read, jobs:read,
+        /// jobs:write, admin, chaos
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',')]
         scopes: Vec<String>,
         /// What it is for

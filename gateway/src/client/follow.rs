@@ -1,4 +1,4 @@
-//! The events of one run, across connections that break off: each new one goes on after the last event.
+//! The events of one run or job, across connections that break off: each new one goes on after the last event.
 
 use super::events::{Event, Parser};
 use super::stream::{Piece, Stream};
@@ -29,7 +29,14 @@ pub struct Follow<'c> {
 
 impl<'c> Follow<'c> {
     pub fn run(client: &'c Client, id: &str) -> Follow<'c> {
-        let path = format!("/runs/{}/events", segment(id));
+        Follow::at(client, format!("/runs/{}/events", segment(id)))
+    }
+
+    pub fn job(client: &'c Client, id: &str) -> Follow<'c> {
+        Follow::at(client, format!("/jobs/{}/events", segment(id)))
+    }
+
+    fn at(client: &'c Client, path: String) -> Follow<'c> {
         Follow {
             client,
             path,

@@ -134,6 +134,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A date, which is its first instant in UTC, or a date with a time.
+    pub fn day_or_time(&mut self, name: &'static str) -> Option<Timestamp> {
+        let text = self.string(name, "a string with a date")?;
+        let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text };
+        match time::rfc3339(&whole) {
+            Some(at) => Some(at),
+            None => {
+                self.refuse(name, "format", "must be a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z")
+            }
+        }
+    }
+
     /// A list of short texts without doubles, in the order given; `None` if it is absent.
     pub fn tags(&mut self, name: &'static str, count_max: usize, chars_max: usize) -> Option<Vec<String>> {
         let raw = self.value(name)?;

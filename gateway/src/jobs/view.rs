@@ -3,7 +3,7 @@
 use crate::output::{Cell, Column, Record, Room, Row, Section};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-use storage::model::{BatchState, Money, StopReason, Timestamp};
+use storage::model::{BatchState, Draw, Money, StopReason, Timestamp};
 use storage::store::{BatchTally, JobRow, PoolCounts, RoundRow};
 
 pub const COLUMNS: &[Column] = &[
@@ -45,7 +45,7 @@ fn spent(counts: &PoolCounts) -> Option<Money> {
     (counts.unpriced == 0).then(|| Money::from_nanos(counts.spent_nanos))
 }
 
-fn rounds(job: &JobRow) -> i64 {
+pub fn rounds(job: &JobRow) -> i64 {
     (job.round - job.first_round + 1).max(0)
 }
 
@@ -106,7 +106,7 @@ fn fields(job: &JobRow, Facts { counts, tally, states, .. }: &Facts) -> Vec<(&'s
         ("clean", Cell::maybe(job.reason.map(|reason| if reason.is_clean() { "yes" } else { "no" }))),
         ("detail", Cell::maybe(job.detail.as_deref())),
         ("env", Cell::text(&job.env)),
-        ("pool", Cell::text(&job.pool)),
+        ("pool", Cell::text(pool(job))),
         ("source", Cell::text(job.source.word())),
         ("provider", Cell::text(&job.scope.provider)),
         ("account", Cell::text(&job.scope.account)),
@@ -117,7 +117,7 @@ fn fields(job: &JobRow, Facts { counts, tally, states, .. }: &Facts) -> Vec<(&'s
         ("failed", Cell::Number(counts.failed)),
         ("queued", Cell::Number(counts.queued)),
         ("running", Cell::Number(counts.running)),
-        ("residue", Cell::Number(counts.pending())),
+        ("residue", Cell::Number(counts.pending() + counts.given_back)),
         ("rounds", Cell::Number(rounds(job))),
         ("batches", Cell::text(batches.join(", "))),
         ("adopted", Cell::Number(tally.adopted)),
@@ -137,7 +137,7 @@ fn fields(job: &JobRow, Facts { counts, tally, states, .. }: &Facts) -> Vec<(&'s
     ]
 }
 
-fn object(job: &JobRow, counts: &PoolCounts) -> Value {
+pub fn object(job: &JobRow, counts: &PoolCounts) -> Value {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let ceilings = &job.ceilings;
     json!({
@@ -148,22 +148,15 @@ fn object(job: &JobRow, counts: &PoolCounts) -> Value {
         "clean": job.reason.map(StopReason::is_clean),
         "detail": job.detail,
         "env": job.env,
-        "pool": job.pool,
+        "pool": pool(job),
         "source": job.source.word(),
+        "scope": job.draw.as_ref().map(scope),
         "provider": job.scope.provider,
         "account": job.scope.account,
         "input_sha256": job.scope.input_sha256,
         "edition": job.scope.edition,
-        "items": {
-            "expected": job.expected,
-            "total": counts.total,
-            "succeeded": counts.succeeded,
-            "failed": counts.failed,
-            "queued": counts.queued,
-            "running": counts.running,
-            "pending": counts.pending(),
-        },
-        "residue": counts.pending(),
+        "items": items(job, counts),
+        "residue": counts.pending() + counts.given_back,
         "rounds": rounds(job),
         "spend_usd": spent(counts).map(|spent| spent.to_string()),
         "reserved_usd": Money::from_nanos(counts.reserved_nanos).to_string(),
@@ -184,6 +177,40 @@ fn object(job: &JobRow, counts: &PoolCounts) -> Value {
         "created_at": time(Some(job.created_at)),
         "started_at": time(job.started_at),
         "finished_at": time(job.finished_at),
+    })
+}
+
+/// What a person calls the runs: those of a file have a pool of that file's, others that of their task.
+fn pool(job: &JobRow) -> &str {
+    job.draw.as_ref().map_or(&job.pool, |draw| &draw.task)
+}
+
+pub fn items(job: &JobRow, counts: &PoolCounts) -> Value {
+    let total = counts.total + counts.given_back;
+    json!({
+        "expected": if job.draw.is_some() { total } else { job.expected },
+        "total": total,
+        "succeeded": counts.succeeded,
+        "failed": counts.failed,
+        "queued": counts.queued,
+        "running": counts.running,
+        "pending": counts.pending(),
+        "given_back": counts.given_back,
+    })
+}
+
+pub fn scope(draw: &Draw) -> Value {
+    let time = |ms: Option<i64>| ms.map(|ms| Timestamp::from_millis(ms).to_string());
+    json!({
+        "since": time(draw.since_ms),
+        "until": time(draw.until_ms),
+        "queue": draw.queue,
+        "policy": draw.policy.word(),
+        "period": draw.standing.map(|standing| json!({
+            "seconds": Duration::from_millis(standing.every_ms).as_secs_f64(),
+            "runs": standing.at_runs,
+            "bytes": standing.at_bytes,
+        })),
     })
 }
 
@@ -227,6 +254,7 @@ mod tests {
                 max_attempts: 3,
                 edition: 0,
             },
+            draw: None,
             ceilings: Ceilings {
                 max_rounds: 30,
                 max_wallclock_ms: Some(5_400_000),

@@ -40,6 +40,9 @@ pub fn named(name: &str) -> Value {
         "output" => json!({ "run_id": RUN, "lease_token": TOKEN, "stream": "stdout", "seq": 0, "data": "hello\n" }),
         "complete" => json!({ "run_id": RUN, "lease_token": TOKEN, "output": { "width": 640 } }),
         "fail" => json!({ "run_id": RUN, "lease_token": TOKEN, "code": "exit_1", "reason": "no such file" }),
+        "job_create" => {
+            json!({ "pool": "summarise", "scope": { "since": "2026-11-01" }, "limits": { "max_usd": "20.00" } })
+        }
         "settled" => json!({ "run_id": RUN, "status": "succeeded" }),
         // The table names only what is here; a test sees to it.
         _ => Value::Null,

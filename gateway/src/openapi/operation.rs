@@ -105,3 +105,17 @@ pub const fn of_worker(
         refusals: &[404, 409],
     }
 }
+
+/// An operation on one job that has no body.
+pub const fn of_job(
+    (method, path): (&'static str, &'static str),
+    id: &'static str,
+    summary: &'static str,
+    scope: &'static str,
+    description: &'static str,
+    answers: &'static [Answer],
+    refusals: &'static [u16],
+) -> Operation {
+    let tag = "jobs";
+    Operation { method, path, id, tag, summary, description, scope, parameters: &[], body: None, answers, refusals }
+}

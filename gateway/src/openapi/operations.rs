@@ -1,12 +1,13 @@
 //! The table of operations: one entry for each route, in the order of `api::ROUTES`.
 
-use super::operation::{Answer, Body, EVENTS, JSON, Operation, Shape, json, of_operator, of_worker, ok, page};
+use super::operation::{Answer, Body, EVENTS, JSON, Operation, Shape, json, of_job, of_operator, of_worker, ok, page};
 
 pub const TAGS: &[(&str, &str)] = &[
     ("runs", "One run is one durable unit of work."),
     ("events", "What happens, as server-sent events."),
     ("queues", "What can be run, and where it waits."),
     ("workers", "Pull workers take runs over HTTP, in any language."),
+    ("jobs", "Jobs carry the runs of an `llm` task out, in provider batches."),
     ("operations", "What waits, and who is there."),
 ];
 
@@ -381,6 +382,94 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[ok("A page of entries.", page("BufferEntry"))],
         refusals: &[],
     },
+    Operation {
+        method: "POST",
+        path: "/jobs",
+        id: "jobs_create",
+        tag: "jobs",
+        summary: "Make a job, or plan one",
+        description: "A backfill takes what waits now and ends; a daemon stands and batches what comes. With \
+                      `dry_run` nothing is written and no provider is asked. A second live job of the same pool and \
+                      source is refused, naming the first.",
+        scope: "jobs:write",
+        parameters: &[],
+        body: Some(Body { forms: &[(JSON, Shape::Named("JobCreate"))], example: Some("job_create") }),
+        answers: &[
+            Answer {
+                status: 201,
+                what: "It will be driven by the next node that can.",
+                form: json("Job"),
+                headers: &["Location"],
+                example: None,
+            },
+            ok("What it would do.", json("JobPlan")),
+        ],
+        refusals: &[409, 422],
+    },
+    Operation {
+        method: "GET",
+        path: "/jobs",
+        id: "jobs_list",
+        tag: "jobs",
+        summary: "Jobs, newest first",
+        description: "",
+        scope: "jobs:read",
+        parameters: &["limit", "cursor"],
+        body: None,
+        answers: &[ok("A page of jobs.", page("Job"))],
+        refusals: &[],
+    },
+    of_job(
+        ("GET", "/jobs/{id}"),
+        "jobs_get",
+        "One job, with its rounds",
+        "jobs:read",
+        "",
+        &[ok("The job.", json("Job"))],
+        &[],
+    ),
+    of_job(
+        ("POST", "/jobs/{id}/suspend"),
+        "jobs_suspend",
+        "Open no more batches for a job",
+        "jobs:write",
+        "What is in flight is collected. Once asked, asking again changes nothing.",
+        &[ok("The job.", json("Job"))],
+        &[409],
+    ),
+    of_job(
+        ("POST", "/jobs/{id}/resume"),
+        "jobs_resume",
+        "Let a suspended job go on",
+        "jobs:write",
+        "The same job goes on with its next round.",
+        &[ok("The job.", json("Job"))],
+        &[409],
+    ),
+    of_job(
+        ("POST", "/jobs/{id}/cancel"),
+        "jobs_cancel",
+        "End a job",
+        "jobs:write",
+        "What is in flight is paid for and still collected; the rest waits for another job.",
+        &[ok("The job.", json("Job"))],
+        &[409],
+    ),
+    of_job(
+        ("GET", "/jobs/{id}/events"),
+        "jobs_events",
+        "What happens to a job",
+        "jobs:read",
+        "Its log from the beginning, or after `Last-Event-ID`, and its counts whenever they have changed.",
+        &[Answer {
+            status: 200,
+            what: "Events, the last of them `end`.",
+            form: Some((EVENTS, Shape::Text)),
+            headers: &[],
+            example: None,
+        }],
+        &[],
+    ),
     of_operator(
         ("GET", "/nodes"),
         "nodes_list",

@@ -12,6 +12,10 @@ pub fn run_id_schema() -> Value {
     json!({ "type": "string", "pattern": "^run_[0-9a-hjkmnp-tv-z]{26}$", "examples": [super::examples::RUN] })
 }
 
+pub fn id_schema(prefix: &str) -> Value {
+    json!({ "type": "string", "pattern": format!("^{prefix}_[0-9a-hjkmnp-tv-z]{{26}}$") })
+}
+
 pub fn states() -> Vec<&'static str> {
     RunState::ALL.iter().map(|state| state.word()).collect()
 }
@@ -29,6 +33,8 @@ pub fn all() -> Value {
     let time = json!({ "type": "string", "format": "date-time" });
     let parameters = [
         ("run_id", parameter("path", "id", "The run's id.", run_id_schema())),
+        ("job_id", parameter("path", "id", "The job's id.", id_schema("job"))),
+        ("node_id", parameter("path", "id", "The node's id.", id_schema("node"))),
         ("queue", parameter("path", "queue", "The queue's name; it need not hold anything.", name_schema())),
         ("status", parameter("query", "status", "Only those that are so.", word(json!(states())))),
         ("task", parameter("query", "task", "Only those of this task.", name_schema())),

@@ -1,6 +1,6 @@
 //! All schemas by name, and what they are made of.
 
-use super::{runs, workers};
+use super::{jobs, runs, workers};
 use crate::http::problem::Code;
 use serde_json::{Map, Value, json};
 
@@ -66,6 +66,9 @@ pub fn all() -> Value {
         ("Release", workers::release()),
         ("Settled", workers::settled()),
         ("Worker", workers::worker()),
+        ("JobCreate", jobs::create()),
+        ("Job", jobs::job()),
+        ("JobPlan", jobs::plan()),
         ("BufferStatus", buffer_status()),
         ("BufferEntry", buffer_entry()),
         ("Node", node()),

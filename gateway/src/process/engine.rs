@@ -70,6 +70,8 @@ impl Engine {
             settings: Arc::new(Settings { following: chosen.following, ..Settings::default() }),
             prices,
             providers: Arc::new([(chosen.account.clone(), chosen.client.clone())].into()),
+            llm: Arc::default(),
+            runs: None,
             ids: Arc::new(Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng())))),
             in_hand: Arc::default(),
             lane: Arc::default(),

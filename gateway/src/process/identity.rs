@@ -153,6 +153,7 @@ mod tests {
                 max_attempts: 3,
                 edition: 0,
             },
+            draw: None,
             ceilings: wish.ceilings,
             expected: 1,
             round: 1,

@@ -216,6 +216,8 @@ async fn parts(case: &Case) -> actors::Parts {
     let client = OpenAi::new(&format!("http://{}/v1", case.account.addr()), &case.account.key).expect("a client");
     let client: Arc<dyn Provider> = Arc::new(client);
     actors::Parts {
+        llm: Default::default(),
+        runs: None,
         store,
         settings: Arc::new(Settings::default()),
         prices: Arc::new(actors::price::PriceTable::builtin().clone()),

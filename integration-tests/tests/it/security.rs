@@ -12,7 +12,7 @@ mod slow;
 use harness::{Answer, Client, Server};
 use serde_json::Value;
 
-const ALL_SCOPES: &str = "runs:read,runs:write,workers,queues:write,buffer:read,admin,chaos";
+const ALL_SCOPES: &str = "runs:read,runs:write,workers,queues:write,buffer:read,jobs:read,jobs:write,admin,chaos";
 const LATER: &str = "[tasks.later]\nkind = \"pull\"\n";
 /// The form of a run's id; nobody's.
 const NOBODYS: &str = "run_01jd8v9k3z5m7q2w4x6y8a0b1c";
@@ -53,6 +53,7 @@ fn request(method: &str, route: &str, run: &str) -> (String, Option<String>) {
         ("PATCH", "/runs/{id}") => "{\"tags\":[\"changed\"]}".to_owned(),
         ("POST", "/workers/lease") => "{\"tasks\":[\"later\"],\"worker\":\"w\"}".to_owned(),
         ("POST", "/workers/output") => format!("{{{held},\"seq\":0,\"data\":\"x\"}}"),
+        ("POST", "/jobs") => "{\"pool\":\"nowhere\"}".to_owned(),
         ("POST", _) if route.starts_with("/workers/") => format!("{{{held}}}"),
         _ => return (path, None),
     };

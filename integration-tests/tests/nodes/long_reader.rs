@@ -12,6 +12,8 @@ use std::time::Duration;
 const RUNS_PER_SECOND: i64 = 800;
 /// Of what is carried out while nobody reads.
 const AT_LEAST_PERCENT: i64 = 90;
+/// The same where all of it goes through the buffer: to see what is in it, rows that are gone are walked over now and then.
+const AT_LEAST_PERCENT_BUFFERED: i64 = 70;
 const PAGE: usize = 500;
 const DRAINED: usize = 20_000;
 const TRIES: usize = 3;
@@ -66,8 +68,18 @@ fn drained_per_second(cluster: &Cluster) -> i64 {
 #[test]
 fn a_snapshot_held_for_minutes_slows_runs_down_by_no_more_than_a_tenth() {
     // Nothing is buffered, so that what is measured is claims and ends.
-    let cluster =
-        Cluster::of(1, |server| server.set("nodes.lease_seconds", 15).set("buffer.above_per_second", 1_000_000));
+    hold("off", AT_LEAST_PERCENT);
+}
+
+#[test]
+fn a_snapshot_held_for_minutes_leaves_the_buffer_draining() {
+    hold("on", AT_LEAST_PERCENT_BUFFERED);
+}
+
+fn hold(buffer: &str, at_least_percent: i64) {
+    let cluster = Cluster::of(1, |server| {
+        server.set("nodes.lease_seconds", 15).set("buffer.mode", buffer).set("buffer.above_per_second", 1)
+    });
     let mut cluster = cluster.start();
     drained_per_second(&cluster);
     let before = (0..TRIES).map(|_| drained_per_second(&cluster)).max().expect("tried");
@@ -89,10 +101,10 @@ fn a_snapshot_held_for_minutes_slows_runs_down_by_no_more_than_a_tenth() {
     let dead = cluster.number("SELECT SUM(n_dead_tup) FROM pg_stat_user_tables WHERE relname IN ('ready', 'leases')");
     reader.ends();
     println!(
-        "a snapshot held for {:?} at {RUNS_PER_SECOND} runs/s: {sent} sent, {under_way} of them not ended at its end; {dead} dead rows; drained before {before}/s, then {during}/s",
+        "buffer {buffer}: a snapshot held for {:?} at {RUNS_PER_SECOND} runs/s: {sent} sent, {under_way} of them not ended at its end; {dead} dead rows; drained before {before}/s, then {during}/s",
         held_for(),
     );
     cluster.nodes[0].server.stop();
     assert!(under_way <= RUNS_PER_SECOND, "{under_way} runs waited at {RUNS_PER_SECOND} runs/s");
-    assert!(during * 100 >= before * AT_LEAST_PERCENT, "{before} runs/s before, {during} while it is held");
+    assert!(during * 100 >= before * at_least_percent, "{before} runs/s before, {during} while it is held");
 }

@@ -146,6 +146,69 @@ pub struct Scope {
     pub edition: u32,
 }
 
+/// Which of an env's runs a job over HTTP works on, and when. Immutable once the job exists (invariant 19).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Draw {
+    /// The `llm` task whose runs they are.
+    pub task: String,
+    /// Only runs accepted at this time or later, in milliseconds.
+    pub since_ms: Option<i64>,
+    /// Only runs accepted before this time; a backfill's is when it was made.
+    pub until_ms: Option<i64>,
+    /// Only runs of this queue.
+    pub queue: Option<String>,
+    pub policy: Policy,
+    /// A standing job batches what waits again and again; any other ends when nothing is left.
+    pub standing: Option<Standing>,
+}
+
+/// Whether jobs of both sources may work on one task's runs at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Both work, on different runs.
+    #[default]
+    Disjoint,
+    /// One at a time.
+    Exclusive,
+}
+
+impl Policy {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Policy::Disjoint => "disjoint",
+            Policy::Exclusive => "exclusive",
+        }
+    }
+}
+
+/// When a standing job begins its next round: whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// Since its last round began, if anything waits.
+    pub every_ms: u64,
+    /// So many runs wait.
+    pub at_runs: Option<u32>,
+    /// Their payloads have so many bytes.
+    pub at_bytes: Option<u64>,
+}
+
+impl Draw {
+    /// How a person reads it, to tell two apart.
+    pub fn described(&self) -> String {
+        let day = |ms: Option<i64>| ms.map_or("the beginning".to_owned(), |ms| Timestamp::from_millis(ms).to_string());
+        let queue = self.queue.as_ref().map_or(String::new(), |queue| format!(", queue {queue}"));
+        format!("since {}{queue}, {}", day(self.since_ms), self.policy.word())
+    }
+
+    /// Whether two jobs may not live at the same time.
+    pub fn bars(&self, own: Source, other: &Draw, of: Source) -> bool {
+        own == of || self.policy == Policy::Exclusive || other.policy == Policy::Exclusive
+    }
+}
+
 /// Ceilings. They may be raised by running the same command with larger ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ceilings {

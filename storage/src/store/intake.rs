@@ -18,6 +18,8 @@ pub struct PoolCounts {
     pub spent_nanos: i64,
     /// Settled results whose price is not known, so that a sum over them would be too small.
     pub unpriced: i64,
+    /// Runs that its job had when it was over, and that wait for another one since.
+    pub given_back: i64,
 }
 
 impl PoolCounts {
@@ -27,7 +29,8 @@ impl PoolCounts {
 }
 
 const POOL: &str = "-- pool
-SELECT total, queued, running, succeeded, failed, reserved_nanos, spent_nanos, unpriced FROM pools WHERE name = $1";
+SELECT total, queued, running, succeeded, failed, reserved_nanos, spent_nanos, unpriced, given_back
+FROM pools WHERE name = $1";
 
 const COUNT_IN: &str = "-- count_in
 UPDATE pools SET total = total + $3, queued = queued + $3 WHERE name = $1 AND total = $2";

@@ -2,7 +2,7 @@
 
 use super::{Store, expect_one, in_tx, on_pool};
 use crate::error::StoreError;
-use crate::model::{Ceilings, Epoch, JobEvent, JobId, JobState, Scope, Source, StopReason, Timestamp};
+use crate::model::{Ceilings, Draw, Epoch, JobEvent, JobId, JobState, Scope, Source, StopReason, Timestamp};
 
 /// A job as it is asked for.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct JobRow {
     pub detail: Option<String>,
     pub label: String,
     pub scope: Scope,
+    /// Of a job over runs that came in over HTTP.
+    pub draw: Option<Draw>,
     pub ceilings: Ceilings,
     pub expected: i64,
     pub round: i64,
@@ -55,7 +57,7 @@ impl JobRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct RawJob {
+pub(super) struct RawJob {
     id: String,
     env: String,
     pool: String,
@@ -65,6 +67,7 @@ struct RawJob {
     detail: Option<String>,
     label: String,
     scope: String,
+    draw: Option<String>,
     ceilings: String,
     expected: i64,
     round: i64,
@@ -96,6 +99,10 @@ impl TryFrom<RawJob> for JobRow {
             source: Source::from_word(&raw.source).ok_or_else(|| corrupt("source", &raw.source))?,
             state: JobState::from_word(&raw.state).ok_or_else(|| corrupt("state", &raw.state))?,
             scope: serde_json::from_str(&raw.scope).map_err(|_| corrupt("scope", &raw.scope))?,
+            draw: match raw.draw.as_deref() {
+                None => None,
+                Some(text) => Some(serde_json::from_str(text).map_err(|_| corrupt("draw", text))?),
+            },
             ceilings: serde_json::from_str(&raw.ceilings).map_err(|_| corrupt("ceilings", &raw.ceilings))?,
             reason,
             detail: raw.detail,
@@ -119,11 +126,13 @@ impl TryFrom<RawJob> for JobRow {
 
 macro_rules! job_columns {
     () => {
-        "SELECT id, env, pool, source, state, reason, detail, label, scope, ceilings, expected, round,
+        "SELECT id, env, pool, source, state, reason, detail, label, scope, draw, ceilings, expected, round,
             first_round, hold_until, learned_max_requests, epoch, holder, created_at, started_at, finished_at
         FROM jobs "
     };
 }
+
+pub(super) use job_columns;
 
 const JOB: &str = concat!("-- job\n", job_columns!(), "WHERE id = $1");
 const JOBS_OF_INPUT: &str =
@@ -139,7 +148,7 @@ const LIST_JOBS: &str = concat!(
     "WHERE (created_at, id) < ($1, $2) ORDER BY created_at DESC, id DESC LIMIT $3"
 );
 
-const INSERT_POOL: &str = "-- insert_pool
+pub(super) const INSERT_POOL: &str = "-- insert_pool
 INSERT INTO pools (name, env) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
 
 const INSERT_JOB: &str = "-- insert_job
@@ -337,6 +346,6 @@ impl Store {
 }
 
 /// Our own types always serialise; an empty object would be noticed by `TryFrom<RawJob>` at once.
-fn json<T: serde::Serialize>(value: &T) -> String {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned())
 }

@@ -3,6 +3,7 @@
 use super::{Pools, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{Lane, Timestamp};
+use crate::store::dispatch::LaneHead;
 use sqlx::SqlitePool;
 use std::collections::BTreeMap;
 
@@ -48,8 +49,10 @@ SELECT COUNT(*), MAX(run_id) FROM (SELECT run_id FROM ready WHERE env = $1 AND r
 /// Rows that are counted at a time on SQLite: while it reads, its log is not written back and grows.
 const SLICE: i64 = 20_000;
 
-const READY_OF_ENV: &str = "-- ready_of_env
-SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE env = $1 LIMIT $2) AS q";
+/// From a rank on, for what lies before it and is gone would be walked over.
+const READY_IN_LANE: &str = "-- ready_in_lane
+SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE due_at = 0 AND basin = $1 AND lane = $2 AND rank >= $3
+    ORDER BY rank, run_id LIMIT $4) AS q";
 
 type Depth = (String, i64, i64, Option<i64>);
 
@@ -97,9 +100,17 @@ impl Store {
         Ok(on_pool!(self, |pool| sqlx::query_as(PAUSED).fetch_all(pool).await?))
     }
 
-    /// How many runs of an env are past the buffer and wait, counted up to `bound`.
-    pub async fn ready_of_env(&self, env: &str, bound: i64) -> Result<i64, StoreError> {
-        Ok(on_pool!(self, |pool| sqlx::query_scalar(READY_OF_ENV).bind(env).bind(bound).fetch_one(pool).await?))
+    /// How many runs of a lane may start, of this rank or later, counted up to `bound`.
+    pub async fn ready_in_lane(&self, from: &LaneHead, bound: i64) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| {
+            sqlx::query_scalar(READY_IN_LANE)
+                .bind(from.basin.as_str())
+                .bind(from.lane.as_str())
+                .bind(from.rank)
+                .bind(bound)
+                .fetch_one(pool)
+                .await?
+        }))
     }
 
     /// How many runs of an env wait, but for parked ones; counted up to about `bound`.

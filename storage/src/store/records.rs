@@ -105,6 +105,11 @@ struct RawRecord {
     lease_attempts: Option<i64>,
     holder: Option<String>,
     cancel_requested: Option<i64>,
+    drawn_state: Option<String>,
+    drawn_by: Option<String>,
+    drawn_attempts: Option<i64>,
+    drawn_epoch: Option<i64>,
+    drawn_cancel: Option<i64>,
 }
 
 impl TryFrom<RawRecord> for RunRecord {
@@ -117,14 +122,16 @@ impl TryFrom<RawRecord> for RunRecord {
         Ok(RunRecord {
             not_before,
             state,
-            epoch: Epoch::from_number(raw.epoch.or(raw.lease_epoch).or(raw.ready_epoch).unwrap_or(0)),
-            attempts: raw.attempts.or(raw.lease_attempts).or(raw.ready_attempts).unwrap_or(0),
+            epoch: Epoch::from_number(
+                raw.epoch.or(raw.lease_epoch).or(raw.ready_epoch).or(raw.drawn_epoch).unwrap_or(0),
+            ),
+            attempts: raw.attempts.or(raw.lease_attempts).or(raw.ready_attempts).or(raw.drawn_attempts).unwrap_or(0),
             started_at: raw.started_at.or(raw.leased_at).map(Timestamp::from_millis),
             finished_at: raw.finished_at.map(Timestamp::from_millis),
             accepted_at: Timestamp::from_millis(raw.accepted_at),
             expires_at: raw.expires_at.map(Timestamp::from_millis),
             replay_of: raw.replay_of.map(RunId::from_text),
-            cancel_requested: raw.cancel_requested.unwrap_or(0) != 0,
+            cancel_requested: raw.cancel_requested.or(raw.drawn_cancel).unwrap_or(0) != 0,
             id: RunId::from_text(raw.id),
             env: raw.env,
             task: raw.task,
@@ -143,7 +150,7 @@ impl TryFrom<RawRecord> for RunRecord {
             code: raw.code,
             reason: raw.reason,
             output: raw.output,
-            holder: raw.holder,
+            holder: raw.holder.or(raw.drawn_by),
         })
     }
 }
@@ -154,6 +161,9 @@ fn stands(raw: &RawRecord) -> Result<RunState, StoreError> {
         |value: &str| StoreError::Corrupt { entity: "run", id: raw.id.clone(), what: "state", value: value.to_owned() };
     if raw.state != "open" {
         return RunState::from_word(&raw.state).ok_or_else(|| corrupt(&raw.state));
+    }
+    if let Some(word) = &raw.drawn_state {
+        return RunState::from_word(word).ok_or_else(|| corrupt(word));
     }
     match (raw.lease_epoch, raw.ready_due, &raw.buffered_as) {
         (Some(_), _, _) => Ok(RunState::Running),
@@ -171,7 +181,8 @@ macro_rules! record_columns {
             r.accepted_at, r.not_before, r.expires_at, r.state, r.code, r.reason, r.output, r.epoch, r.attempts,
             r.started_at, r.finished_at, b.run_id AS buffered_as, q.due_at AS ready_due, q.attempts AS ready_attempts,
             q.epoch AS ready_epoch, l.leased_at, l.epoch AS lease_epoch, l.attempts AS lease_attempts, l.holder,
-            l.cancel_requested
+            l.cancel_requested, j.state AS drawn_state, j.pool AS drawn_by, j.attempts AS drawn_attempts,
+            j.epoch AS drawn_epoch, j.cancel_requested AS drawn_cancel
         FROM "
     };
 }
@@ -180,7 +191,8 @@ const RECORD: &str = concat!(
     "-- record\n",
     record_columns!(),
     "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
-    LEFT JOIN leases l ON l.run_id = r.id WHERE r.id = $1 AND r.env = $2"
+    LEFT JOIN leases l ON l.run_id = r.id LEFT JOIN runs j ON j.id = r.id AND j.env = r.env
+    WHERE r.id = $1 AND r.env = $2"
 );
 
 const PAST_ATTEMPTS: &str = "-- past_attempts
@@ -192,43 +204,92 @@ const TAG_SQLITE: (&str, &str) = (" AND EXISTS (SELECT 1 FROM json_each(r.tags) 
 const TAG_POSTGRES: (&str, &str) =
     (" AND CASE WHEN strpos(r.tags, '\\u0000') > 0 THEN false ELSE jsonb_exists(CAST(r.tags AS JSONB), ", ") END");
 
-/// The table that a list walks, so that it never walks over runs in other states, and the joins of the others.
-fn walked(state: Option<RunState>) -> (&'static str, &'static str, &'static str) {
+/// A table that a list walks, so that it never walks over runs in other states, with the joins of the others.
+struct Walk {
+    from: &'static str,
+    id: &'static str,
+    only: &'static str,
+}
+
+macro_rules! joins {
+    ($first:literal $(, $other:literal)*) => {
+        concat!($first $(, " LEFT JOIN ", $other)*)
+    };
+}
+
+/// Where the runs of a state are, or those of every state.
+fn walks(state: Option<RunState>) -> Vec<Walk> {
+    let buffer = Walk {
+        from: joins!(
+            "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "leases l ON l.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env WHERE b.env = "
+        ),
+        id: "b.run_id",
+        only: "",
+    };
+    let ready = |only| Walk {
+        from: joins!(
+            "ready q JOIN run_records r ON r.env = q.env AND r.id = q.run_id",
+            "buffer b ON b.run_id = r.id",
+            "leases l ON l.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env WHERE q.env = "
+        ),
+        id: "q.run_id",
+        only,
+    };
+    let leases = Walk {
+        from: joins!(
+            "leases l JOIN run_records r ON r.env = l.env AND r.id = l.run_id",
+            "buffer b ON b.run_id = r.id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env WHERE l.env = "
+        ),
+        id: "l.run_id",
+        only: "",
+    };
+    let drawn = |only| Walk {
+        from: joins!(
+            "runs j JOIN run_records r ON r.env = j.env AND r.id = j.id",
+            "buffer b ON b.run_id = r.id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "leases l ON l.run_id = r.id WHERE j.env = "
+        ),
+        id: "j.id",
+        only,
+    };
+    let unsuccessful = Walk {
+        from: joins!(
+            "unsuccessful u JOIN run_records r ON r.env = u.env AND r.id = u.run_id",
+            "buffer b ON b.run_id = r.id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "leases l ON l.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env WHERE u.env = "
+        ),
+        id: "u.run_id",
+        only: "",
+    };
+    let all = Walk {
+        from: joins!(
+            "run_records r",
+            "buffer b ON b.run_id = r.id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "leases l ON l.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env WHERE r.env = "
+        ),
+        id: "r.id",
+        only: "",
+    };
     match state {
-        None | Some(RunState::Succeeded) => (
-            "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
-            LEFT JOIN leases l ON l.run_id = r.id WHERE r.env = ",
-            "r.id",
-            "",
-        ),
-        Some(RunState::Buffered) => (
-            "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
-            LEFT JOIN leases l ON l.run_id = r.id WHERE b.env = ",
-            "b.run_id",
-            "",
-        ),
-        Some(RunState::Queued | RunState::Delayed) => (
-            "ready q JOIN run_records r ON r.env = q.env AND r.id = q.run_id LEFT JOIN buffer b ON b.run_id = r.id
-            LEFT JOIN leases l ON l.run_id = r.id WHERE q.env = ",
-            "q.run_id",
-            if matches!(state, Some(RunState::Delayed)) {
-                " AND q.due_at > 0 AND q.attempts = 0"
-            } else {
-                " AND (q.due_at = 0 OR q.attempts > 0)"
-            },
-        ),
-        Some(RunState::Running) => (
-            "leases l JOIN run_records r ON r.env = l.env AND r.id = l.run_id LEFT JOIN buffer b ON b.run_id = r.id
-            LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id WHERE l.env = ",
-            "l.run_id",
-            "",
-        ),
-        Some(RunState::Failed | RunState::Cancelled | RunState::TimedOut | RunState::Expired) => (
-            "unsuccessful u JOIN run_records r ON r.env = u.env AND r.id = u.run_id LEFT JOIN buffer b ON b.run_id = r.id
-            LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id LEFT JOIN leases l ON l.run_id = r.id WHERE u.env = ",
-            "u.run_id",
-            "",
-        ),
+        None | Some(RunState::Succeeded) => vec![all],
+        Some(RunState::Buffered) => vec![buffer],
+        Some(RunState::Delayed) => vec![ready(" AND q.due_at > 0 AND q.attempts = 0")],
+        Some(RunState::Queued) => {
+            vec![ready(" AND (q.due_at = 0 OR q.attempts > 0)"), drawn(" AND j.state = 'queued'")]
+        }
+        Some(RunState::Running) => vec![leases, drawn(" AND j.state = 'running'")],
+        Some(RunState::Failed | RunState::Cancelled | RunState::TimedOut | RunState::Expired) => vec![unsuccessful],
     }
 }
 
@@ -248,16 +309,33 @@ impl Store {
         before: Option<&str>,
         limit: i64,
     ) -> Result<Vec<RunRecord>, StoreError> {
-        let (from, id, extra) = walked(filter.state);
+        let mut found = Vec::new();
+        for walk in walks(filter.state) {
+            found.extend(self.walk_runs(&walk, env, filter, before, limit).await?);
+        }
+        // Each walk came in this order already, and most lists take one.
+        found.sort_by(|a, b| b.id.cmp(&a.id));
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(found)
+    }
+
+    async fn walk_runs(
+        &self,
+        Walk { from, id, only }: &Walk,
+        env: &str,
+        filter: &RunFilter,
+        before: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<RunRecord>, StoreError> {
         let raw: Vec<RawRecord> = on_pool!(self, |pool| {
             let mut select = QueryBuilder::<Db>::new(concat!("-- list_runs\n", record_columns!()));
-            select.push(from).push_bind(env).push(extra);
+            select.push(*from).push_bind(env).push(*only);
             if let Some(state) = filter.state.filter(|state| state.is_terminal()) {
                 let column = if state == RunState::Succeeded { " AND r.state = " } else { " AND u.state = " };
                 select.push(column).push_bind(state.word());
             }
             if let Some(before) = before {
-                select.push(" AND ").push(id).push(" < ").push_bind(before);
+                select.push(" AND ").push(*id).push(" < ").push_bind(before);
             }
             let texts = [(" AND r.task = ", &filter.task), (" AND r.source = ", &filter.source)];
             for (column, wanted) in texts.into_iter().filter_map(|(column, wanted)| Some((column, wanted.as_ref()?))) {
@@ -277,7 +355,7 @@ impl Store {
             if let Some(time) = filter.accepted_before {
                 select.push(" AND r.accepted_at < ").push_bind(time.millis());
             }
-            select.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(limit);
+            select.push(" ORDER BY ").push(*id).push(" DESC LIMIT ").push_bind(limit);
             select.build_query_as().persistent(false).fetch_all(pool).await?
         });
         raw.into_iter().map(RunRecord::try_from).collect()

@@ -1,10 +1,11 @@
 //! Settles the requests of a batch by their own results, many per transaction, each exactly once.
 
+use super::draw::end_drawn;
 use super::submit::{Set, Step, push_sets, take_step};
 use super::{CHUNK, Fence, Store, expect_one, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{AttemptState, BatchEvent, BatchState, Money, RequestState, RunEvent, RunState, Timestamp};
+use crate::model::{AttemptState, BatchEvent, BatchState, Money, RequestState, RunEvent, RunId, RunState, Timestamp};
 use sqlx::QueryBuilder;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,13 +25,15 @@ pub struct Verdict {
 }
 
 /// What a settlement changed. Settling the same verdicts again changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settled {
     pub succeeded: i64,
     pub failed: i64,
     pub requeued: i64,
     /// Verdicts on requests that already had one, or that the batch does not hold.
     pub ignored: i64,
+    /// Runs that came in over HTTP and have ended by this, each with its env.
+    pub ended: Vec<(RunId, String, RunState)>,
 }
 
 /// A request that is still open, with what its run needs to be settled.
@@ -42,6 +45,8 @@ struct OpenRequest {
     attempts: i64,
     max_attempts: i64,
     custom_id: String,
+    env: Option<String>,
+    cancel_requested: i64,
 }
 
 /// One run's change.
@@ -51,6 +56,13 @@ struct Change<'a> {
     run: RunState,
     attempt: AttemptState,
     attempts: i64,
+}
+
+impl Change<'_> {
+    fn ended(&self) -> Option<(RunId, String, RunState)> {
+        let env = self.request.env.clone().filter(|_| self.run.is_terminal())?;
+        Some((RunId::from_text(self.request.run_id.as_str()), env, self.run))
+    }
 }
 
 const OPEN_POSITIONS: &str = "-- open_positions
@@ -101,6 +113,7 @@ impl Store {
             settled.failed += part.failed;
             settled.requeued += part.requeued;
             settled.ignored += part.ignored;
+            settled.ended.extend(part.ended);
         }
         Ok(settled)
     }
@@ -115,7 +128,8 @@ impl Store {
     ) -> Result<Settled, StoreError> {
         let settled = in_tx!(self, |tx| {
             let mut select = QueryBuilder::<Db>::new(
-                "SELECT a.batch_pos, a.run_id, a.epoch, r.attempts, r.max_attempts, r.custom_id
+                "SELECT a.batch_pos, a.run_id, a.epoch, r.attempts, r.max_attempts, r.custom_id, r.env,
+                    r.cancel_requested
                 FROM attempts a JOIN runs r ON r.id = a.run_id AND r.epoch = a.epoch
                 WHERE a.verdict = 'open' AND r.state = 'running' AND a.batch_id = ",
             );
@@ -139,7 +153,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             expect_one(done.rows_affected(), "batch", fence.batch.as_str(), "elsewhere")?;
-            let mut settled = tally.settled;
+            let mut settled = tally.settled.clone();
             settled.ignored = i64::try_from(verdicts.len()).unwrap_or(i64::MAX) - tally.all();
             if changes.is_empty() {
                 return Ok(settled);
@@ -195,6 +209,8 @@ impl Store {
                 );
                 insert.build().persistent(false).execute(&mut *tx).await?;
             }
+            settled.ended = changes.iter().filter_map(Change::ended).collect();
+            end_drawn!(tx, Db, settled.ended.iter().map(|(run, _, _)| run.as_str()).collect());
             sqlx::query(SETTLE_POOL)
                 .bind(fence.batch.as_str())
                 .bind(tally.all())
@@ -273,6 +289,9 @@ fn changes<'a>(open: &'a [OpenRequest], verdicts: &'a [Verdict]) -> Vec<Change<'
         let Some(request) = by_position.remove(&verdict.pos) else { continue };
         let Some(attempt) = attempt_after(verdict.state) else { continue };
         let (event, attempts) = next_of_run(verdict.state, request.attempts, request.max_attempts);
+        // A cancel that was asked for meanwhile is obeyed before the next try.
+        let event =
+            if event == RunEvent::Requeued && request.cancel_requested != 0 { RunEvent::Cancelled } else { event };
         let Some(run) = RunState::Running.after(event) else { continue };
         changes.push(Change { request, verdict, run, attempt, attempts });
     }
@@ -316,9 +335,9 @@ impl Tally {
             match change.run {
                 RunState::Succeeded => tally.settled.succeeded += 1,
                 RunState::Queued => tally.settled.requeued += 1,
-                RunState::Failed => tally.settled.failed += 1,
+                RunState::Failed | RunState::Cancelled => tally.settled.failed += 1,
                 RunState::Buffered | RunState::Delayed | RunState::Running => {}
-                RunState::Cancelled | RunState::TimedOut | RunState::Expired => {}
+                RunState::TimedOut | RunState::Expired => {}
             }
             match change.verdict.state {
                 RequestState::Succeeded => tally.request_succeeded += 1,

@@ -3,6 +3,7 @@
 use super::accept::rank;
 use super::{CHUNK, Store, in_tx, on_pool};
 use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reached};
 use crate::model::{RunId, RunState, Timestamp};
 use sqlx::QueryBuilder;
 
@@ -48,6 +49,14 @@ const FROM_BUFFER: &str = "-- unbuffer
 DELETE FROM buffer WHERE run_id = $1 AND env = $2 RETURNING run_id, env, CAST(0 AS BIGINT) AS epoch, CAST(0 AS BIGINT) AS attempts";
 const FROM_READY: &str = "-- unready
 DELETE FROM ready WHERE run_id = $1 AND env = $2 RETURNING run_id, env, epoch, attempts";
+/// A job has it, and it is in no batch; its pool counts it as failed.
+const FROM_JOB: &str = "-- uncount_drawn
+UPDATE runs SET state = 'cancelled', code = 'cancelled', finished_at = $3, env = NULL
+WHERE id = $1 AND env = $2 AND state = 'queued' RETURNING id AS run_id, CAST($2 AS TEXT) AS env, epoch, attempts";
+const UNCOUNT: &str = "-- count_cancelled
+UPDATE pools SET queued = queued - 1, failed = failed + 1 WHERE name = (SELECT pool FROM runs WHERE id = $1)";
+const ASK_JOB: &str = "-- ask_to_cancel_drawn
+UPDATE runs SET cancel_requested = 1 WHERE id = $1 AND env = $2 AND state = 'running' RETURNING pool";
 const ASK: &str = "-- ask_to_cancel
 UPDATE leases SET cancel_requested = 1 WHERE run_id = $1 AND env = $2 RETURNING holder";
 const STATE: &str = "-- record_state
@@ -173,12 +182,28 @@ impl Store {
                     waited = sqlx::query_as(sql).bind(run.as_str()).bind(env).fetch_optional(&mut *tx).await?;
                 }
             }
+            if waited.is_none() {
+                waited = sqlx::query_as(FROM_JOB)
+                    .bind(run.as_str())
+                    .bind(env)
+                    .bind(now.millis())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                if waited.is_some() {
+                    sqlx::query(UNCOUNT).bind(run.as_str()).execute(&mut *tx).await?;
+                    reached(Failpoint::CancelDrawnOpen);
+                }
+            }
             if let Some(gone) = waited {
                 end_waiting!(tx, Db, std::slice::from_ref(&gone), RunState::Cancelled, now);
                 Some(Cancelled::AtOnce)
             } else {
-                let holder: Option<String> =
-                    sqlx::query_scalar(ASK).bind(run.as_str()).bind(env).fetch_optional(&mut *tx).await?;
+                let mut holder: Option<String> = None;
+                for sql in [ASK_JOB, ASK] {
+                    if holder.is_none() {
+                        holder = sqlx::query_scalar(sql).bind(run.as_str()).bind(env).fetch_optional(&mut *tx).await?;
+                    }
+                }
                 match holder {
                     Some(holder) => Some(Cancelled::Asked { holder }),
                     None => {

@@ -14,7 +14,7 @@ const NEVER: &[(&str, &str)] = &[
             OR queued <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'queued')
             OR running <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'running')
             OR succeeded <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'succeeded')
-            OR failed <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state = 'failed')",
+            OR failed <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name AND r.state IN ('failed', 'cancelled'))",
     ),
     (
         "a pool's money is the sum of its batches'",
@@ -70,7 +70,8 @@ const NEVER: &[(&str, &str)] = &[
         "an open run that was sent in is held in exactly one place, an ended one in none",
         "SELECT id, state FROM run_records r WHERE (SELECT COUNT(*) FROM buffer b WHERE b.run_id = r.id)
             + (SELECT COUNT(*) FROM ready q WHERE q.run_id = r.id)
-            + (SELECT COUNT(*) FROM leases l WHERE l.run_id = r.id) <> CASE r.state WHEN 'open' THEN 1 ELSE 0 END",
+            + (SELECT COUNT(*) FROM leases l WHERE l.run_id = r.id)
+            + (SELECT COUNT(*) FROM runs j WHERE j.id = r.id AND j.env = r.env) <> CASE r.state WHEN 'open' THEN 1 ELSE 0 END",
     ),
     (
         "whatever is held is a run that was sent in, of the same env, task and limits",
@@ -100,7 +101,8 @@ const NEVER: &[(&str, &str)] = &[
         "a run has used up as many tries as its history counts, and the one that is under way",
         "SELECT h.run_id, h.used FROM (SELECT run_id, attempts AS used, epoch FROM ready
             UNION ALL SELECT run_id, attempts - 1, epoch - 1 FROM leases) AS h
-        WHERE h.used <> (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.run_id AND a.state <> 'declined')
+        WHERE h.used <> (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.run_id AND a.state <> 'declined'
+                AND COALESCE(a.verdict, '') <> 'canceled')
             OR h.epoch <> (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.run_id)
             OR h.epoch <> (SELECT COALESCE(MAX(a.epoch), 0) FROM attempts a WHERE a.run_id = h.run_id)",
     ),
@@ -112,7 +114,8 @@ const NEVER: &[(&str, &str)] = &[
     (
         "a run that was sent in says how often it was tried once it has ended",
         "SELECT id FROM run_records r WHERE (state <> 'open') <> (attempts IS NOT NULL) OR attempts > max_attempts
-            OR attempts < (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id AND a.state <> 'declined')",
+            OR attempts < (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id AND a.state <> 'declined'
+                AND COALESCE(a.verdict, '') <> 'canceled')",
     ),
     (
         "the unsuccessful are exactly those that ended otherwise than succeeded",

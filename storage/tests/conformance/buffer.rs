@@ -3,7 +3,7 @@
 use crate::fixture::at;
 use crate::sent::{ENV, OTHER_ENV, QUEUE, ids, share};
 use storage::model::{Basin, Lane, RunId, RunState};
-use storage::store::{BufferDepth, LetThrough, NewRecord, RunFilter, Taker};
+use storage::store::{BufferDepth, LaneHead, LetThrough, NewRecord, RunFilter, Taker};
 
 on_both! {
     async fn buffered_and_direct_runs_read_alike_but_for_their_state(store: Fixture) {
@@ -91,6 +91,18 @@ on_both! {
         let beyond = store.let_through(ENV, i64::MAX, 9).await.unwrap();
         assert_eq!(beyond, LetThrough::default());
         assert_eq!(store.let_through(ENV, last_rank, 9).await.unwrap().runs, 3);
+    }
+
+    async fn what_may_start_in_a_lane_is_counted_from_a_rank_on_and_to_a_bound(store: Fixture) {
+        store.take_in(&store.buffered(ENV, 5)).await;
+        let moved = store.let_through(ENV, i64::MIN, 5).await.unwrap();
+        let first = moved.lanes[0].clone();
+        let last = LaneHead { rank: moved.last_rank.unwrap(), ..first.clone() };
+        assert_eq!(store.ready_in_lane(&first, 9).await.unwrap(), 5);
+        assert_eq!(store.ready_in_lane(&first, 3).await.unwrap(), 3);
+        assert_eq!(store.ready_in_lane(&last, 9).await.unwrap(), 1);
+        let elsewhere = LaneHead { lane: Lane::new("other", ""), ..first };
+        assert_eq!(store.ready_in_lane(&elsewhere, 9).await.unwrap(), 0);
     }
 
     async fn s004_a7_entries_are_let_through_once_by_many_callers_at_once(store: Fixture) {

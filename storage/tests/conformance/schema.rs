@@ -93,7 +93,9 @@ const HALF_STATES_OF_SENT: &[&str] = &[
 
 /// Statements that would make two of what there is one of.
 const TWICE: &[&str] = &[
-    "INSERT INTO runs SELECT 'run_twin', pool, seq, custom_id, pack, state, epoch, attempts, max_attempts, due_round,
+    "INSERT INTO runs (id, pool, seq, custom_id, pack, state, epoch, attempts, max_attempts, due_round, bytes,
+        reserve_nanos, carrier, code, accepted_at, finished_at)
+        SELECT 'run_twin', pool, seq, custom_id, pack, state, epoch, attempts, max_attempts, due_round,
         bytes, reserve_nanos, carrier, code, accepted_at, finished_at FROM runs WHERE seq = 0",
     "INSERT INTO attempts (run_id, epoch, state, leased_at) SELECT run_id, epoch + 1, 'leased', 1 FROM attempts",
     "INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at)

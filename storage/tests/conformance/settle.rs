@@ -14,7 +14,7 @@ on_both! {
         let verdicts = [(3, Expired), (0, Succeeded), (5, Missing), (1, Errored), (4, Refused), (2, Canceled)];
         let verdicts = verdicts.map(|(pos, state)| says(pos, state));
         let settled = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
-        assert_eq!(settled, Settled { succeeded: 1, failed: 1, requeued: 4, ignored: 0 });
+        assert_eq!(settled, Settled { succeeded: 1, failed: 1, requeued: 4, ..Settled::default() });
         let expected = [
             "0 succeeded attempts 1 due 2 code - finished 30 line succeeded attempt succeeded/succeeded",
             "1 queued attempts 1 due 2 code errored finished - line errored attempt failed/errored",
@@ -79,7 +79,7 @@ on_both! {
             (0..1_203).rev().map(|pos| says(pos, if pos % 3 == 0 { Errored } else { Succeeded })).collect();
         verdicts.push(says(1_202, Succeeded));
         let settled = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
-        assert_eq!(settled, Settled { succeeded: 802, requeued: 401, ignored: 1, failed: 0 });
+        assert_eq!(settled, Settled { succeeded: 802, requeued: 401, ignored: 1, ..Settled::default() });
         assert_eq!(store.open_positions(&fence, 9).await.unwrap(), Vec::<i64>::new());
         assert_eq!(store.batch_row(&fence).await.spent.nanos(), 802 * COST);
         for row in store.results("letters", -1, 2_000).await.unwrap() {

@@ -5,24 +5,28 @@ use std::str::FromStr;
 
 /// One thing that a key may do; what is not granted is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Scope {
     RunsRead,
     RunsWrite,
     Workers,
     QueuesWrite,
     BufferRead,
+    JobsRead,
+    JobsWrite,
     Admin,
     Chaos,
 }
 
 impl Scope {
-    pub const ALL: [Scope; 7] = [
+    pub const ALL: [Scope; 9] = [
         Scope::RunsRead,
         Scope::RunsWrite,
         Scope::Workers,
         Scope::QueuesWrite,
         Scope::BufferRead,
+        Scope::JobsRead,
+        Scope::JobsWrite,
         Scope::Admin,
         Scope::Chaos,
     ];
@@ -34,13 +38,15 @@ impl Scope {
             Scope::Workers => "workers",
             Scope::QueuesWrite => "queues:write",
             Scope::BufferRead => "buffer:read",
+            Scope::JobsRead => "jobs:read",
+            Scope::JobsWrite => "jobs:write",
             Scope::Admin => "admin",
             Scope::Chaos => "chaos",
         }
     }
 
-    const fn bit(self) -> u8 {
-        1 << self as u8
+    const fn bit(self) -> u16 {
+        1 << self as u16
     }
 }
 
@@ -52,7 +58,7 @@ impl fmt::Display for Scope {
 
 /// A set of scopes, written with commas between them.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scopes(u8);
+pub struct Scopes(u16);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{word}` is no scope; there are {}", Scopes::ALL)]

@@ -26,6 +26,8 @@ fn reach(method: &str, route: &str) -> Reach {
             "POST",
             "/workers/heartbeat" | "/workers/output" | "/workers/complete" | "/workers/fail" | "/workers/release",
         ) => Reach::Object,
+        (_, route) if route.starts_with("/jobs/{id}") => Reach::Object,
+        ("POST" | "GET", "/jobs") => Reach::Own,
         ("GET", "/runs" | "/events" | "/queues" | "/workers" | "/buffer" | "/buffer/entries") => Reach::Own,
         ("POST", "/runs" | "/runs/batch" | "/workers/lease") => Reach::Own,
         ("POST", "/queues/{queue}/pause" | "/queues/{queue}/resume") => Reach::Named,

@@ -1,0 +1,116 @@
+//! Schemas of jobs.
+
+use super::parameters::{id_schema, name_schema, sources};
+use super::schemas::{maybe, strict, time};
+use serde_json::{Value, json};
+use storage::model::{JobState, StopReason};
+
+fn nullable(schema: Value) -> Value {
+    json!({ "oneOf": [schema, { "type": "null" }] })
+}
+
+fn count() -> Value {
+    json!({ "type": "integer", "minimum": 0 })
+}
+
+fn usd() -> Value {
+    json!({ "type": "string", "pattern": "^-?[0-9]+\\.[0-9]{2,9}$", "description": "Decimal dollars." })
+}
+
+pub fn create() -> Value {
+    let day = "^[0-9]{4}-[0-9]{2}-[0-9]{2}";
+    strict(
+        &["pool"],
+        json!({
+            "pool": name_schema(),
+            "source": { "type": "string", "enum": sources(), "default": "backfill" },
+            "label": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "policy": { "type": "string", "enum": ["disjoint", "exclusive"], "default": "disjoint" },
+            "scope": strict(&[], json!({
+                "since": { "type": "string", "pattern": day, "description": "A date, from midnight UTC, or a time." },
+                "queue": name_schema(),
+            })),
+            "period": strict(&[], json!({
+                "seconds": { "type": "number", "minimum": 0.1, "maximum": 2_592_000, "default": 60 },
+                "runs": { "type": "integer", "minimum": 1, "maximum": 1_000_000 },
+                "bytes": { "type": "integer", "minimum": 1, "maximum": 1_i64 << 40 },
+            })),
+            "limits": strict(&[], json!({
+                "max_usd": { "type": "string", "pattern": "^[0-9]{1,9}(\\.[0-9]{1,9})?$" },
+                "max_rounds": { "type": "integer", "minimum": 1, "maximum": 1_000_000 },
+                "max_wallclock_seconds": { "type": "number", "minimum": 1, "maximum": 31_622_400 },
+                "max_batch_requests": { "type": "integer", "minimum": 1, "maximum": 50_000 },
+            })),
+            "dry_run": { "type": "boolean", "default": false },
+        }),
+    )
+}
+
+fn scope() -> Value {
+    json!({
+        "type": "object",
+        "required": ["since", "until", "queue", "policy", "period"],
+        "properties": {
+            "since": nullable(time()),
+            "until": nullable(time()),
+            "queue": maybe("string"),
+            "policy": { "type": "string", "enum": ["disjoint", "exclusive"] },
+            "period": maybe("object"),
+        },
+    })
+}
+
+pub fn job() -> Value {
+    let words = |all: Vec<&str>| json!({ "type": "string", "enum": all });
+    let states = words(JobState::ALL.iter().map(|state| state.word()).collect());
+    let reasons = words(StopReason::ALL.iter().map(|reason| reason.word()).collect());
+    let items = ["expected", "total", "succeeded", "failed", "queued", "running", "pending", "given_back"];
+    let counts: serde_json::Map<String, Value> = items.iter().map(|name| ((*name).to_owned(), count())).collect();
+    json!({
+        "type": "object",
+        "required": ["id", "env", "pool", "source", "state", "stop_reason", "clean", "detail", "items", "residue",
+            "rounds", "spend_usd", "reserved_usd", "limits", "created_at", "started_at", "finished_at"],
+        "properties": {
+            "id": id_schema("job"),
+            "label": { "type": "string" },
+            "env": { "type": "string" },
+            "pool": { "type": "string" },
+            "source": { "type": "string", "enum": sources() },
+            "scope": nullable(scope()),
+            "state": states,
+            "stop_reason": nullable(reasons),
+            "clean": { "type": ["boolean", "null"], "description": "Nothing was left to do." },
+            "detail": maybe("string"),
+            "items": { "type": "object", "required": items, "properties": counts },
+            "residue": count(),
+            "rounds": count(),
+            "spend_usd": nullable(usd()),
+            "reserved_usd": usd(),
+            "limits": { "type": "object" },
+            "created_at": time(),
+            "started_at": nullable(time()),
+            "finished_at": nullable(time()),
+        },
+    })
+}
+
+pub fn plan() -> Value {
+    json!({
+        "type": "object",
+        "required": ["dry_run", "pool", "source", "scope", "items", "more_than_looked_at", "not_requests", "unpriced",
+            "body_bytes", "batches_planned", "worst_usd"],
+        "properties": {
+            "dry_run": { "const": true },
+            "pool": { "type": "string" },
+            "source": { "type": "string", "enum": sources() },
+            "scope": scope(),
+            "items": count(),
+            "more_than_looked_at": { "type": "boolean" },
+            "not_requests": count(),
+            "unpriced": count(),
+            "body_bytes": count(),
+            "batches_planned": count(),
+            "worst_usd": nullable(usd()),
+        },
+    })
+}
