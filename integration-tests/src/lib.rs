@@ -16,6 +16,7 @@ pub mod fault_proxy;
 pub mod cluster;
 pub mod history;
 pub mod spans;
+pub mod supplier;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
@@ -32,4 +33,5 @@ pub use own_postgres::OwnPostgres;
 pub use provider::{Account, OwnSim};
 pub use server::Server;
 pub use spans::{Span, most_at_once};
+pub use supplier::Supplier;
 pub use witness::{Effect, WITNESSED, Witness};

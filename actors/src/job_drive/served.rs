@@ -86,13 +86,16 @@ pub(super) async fn due(
     let since = since.or(job.started_at).unwrap_or(job.created_at);
     let now = parts.store.now();
     let counts = standing.at_runs.is_some() || standing.at_bytes.is_some();
-    let waiting = if counts && time && plan::due(&standing, since, Waiting::default(), now) == Due::Later {
+    let mut waiting = Waiting::default();
+    if counts && plan::due(&standing, since, waiting, now) == Due::Later {
         // By bytes it may take any number of runs: so many are enough for a look.
         let most = standing.at_runs.map_or(CHUNK * 10, i64::from);
-        parts.store.waiting_for(&job.env, draw, most, now).await?
-    } else {
-        Waiting::default()
-    };
+        waiting = parts.store.fresh_in_pool(&job.id, most).await?;
+        if time {
+            let more = parts.store.waiting_for(&job.env, draw, most, now).await?;
+            (waiting.runs, waiting.bytes) = (waiting.runs + more.runs, waiting.bytes + more.bytes);
+        }
+    }
     Ok(Some(plan::due(&standing, since, waiting, now)))
 }
 

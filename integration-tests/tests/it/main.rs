@@ -31,3 +31,4 @@ mod bad_http;
 mod security;
 mod cli_runs;
 mod fleet;
+mod jobs;

@@ -1,9 +1,9 @@
 //! What must be true of a store and of all who looked on, once nodes were killed, frozen and cut off.
 
 use crate::LEASE_MS;
-use crate::Supplier;
 use crate::chaos::{Fault, Round};
 use crate::files::Bought;
+use harness::Supplier;
 use harness::judge::doubled_keys;
 use harness::{Cluster, Effect, Witness};
 use std::collections::{HashMap, HashSet};

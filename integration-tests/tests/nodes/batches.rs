@@ -1,8 +1,8 @@
 //! A batch outlives the node that submitted it: another one collects it, and nobody buys it again (F8, invariants 11,
 //! 12, 14, 15 and 17).
 
-use crate::{Supplier, Underway, short_lived};
-use harness::{Case, Database, OwnSim, Protocol, Server, Verdict, eventually};
+use crate::{Underway, file_for, short_lived};
+use harness::{Case, Database, OwnSim, Protocol, Server, Supplier, Verdict, eventually};
 use std::time::{Duration, Instant};
 
 const LINES: usize = 8;
@@ -37,7 +37,7 @@ enum Collector {
 fn collected_by_another(protocol: Protocol, there: Collector) {
     let sim = OwnSim::start("2500ms");
     let supplier = Supplier::new(protocol, sim.account());
-    let case = supplier.file(&harness::postgres::cluster().fresh_database(), LINES);
+    let case = file_for(&supplier, &harness::postgres::cluster().fresh_database(), LINES);
     let all_at_once = ["--max-batch-requests", &LINES.to_string()];
     let before = (there == Collector::Before).then(|| collector(&case.store, &supplier));
     let first = Underway::start(case.process_with(&all_at_once));

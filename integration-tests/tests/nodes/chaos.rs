@@ -4,7 +4,8 @@
 //! 10, 12, 14, 17). The seed is printed; `TIDEGATE_SEED` repeats the order of the faults.
 
 use crate::aftermath::{self, runs_held_up, took_over_in_time};
-use crate::{LEASE_MS, Supplier, files, is_soak, seed, short_lived};
+use crate::{LEASE_MS, files, is_soak, seed, short_lived};
+use harness::Supplier;
 use harness::history::now_ms;
 use harness::{Account, Cluster, HOOKED, Hook, Kind, Load, Mix, Protocol, WITNESSED, Wire, Witness, eventually};
 use rand::rngs::StdRng;

@@ -1,8 +1,8 @@
 //! A standby takes the database over without the last that was committed: a batch that was bought is planned again, as
 //! far as the store knows. Nothing is bought again (F17, invariants 12 and 13).
 
-use crate::{Supplier, Underway};
-use harness::{Account, Database, OwnPostgres, Protocol, Server, Verdict, eventually};
+use crate::{Underway, file_for};
+use harness::{Account, Database, OwnPostgres, Protocol, Server, Supplier, Verdict, eventually};
 
 const LINES: usize = 6;
 const ARGS: [&str; 4] = ["--max-batch-requests", "6", "--settle", "100ms"];
@@ -15,7 +15,7 @@ fn states(store: &str) -> Vec<String> {
 fn failed_over(protocol: Protocol) {
     let mut primary = OwnPostgres::start();
     let supplier = Supplier::new(protocol, Account::open());
-    let mut case = supplier.file(&primary.url(), LINES);
+    let mut case = file_for(&supplier, &primary.url(), LINES);
     // It sleeps for a moment in the transaction of its create.
     case.env.push(("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), "10".to_owned()));
     let standby = primary.standby();

@@ -1,6 +1,7 @@
 //! Files of requests that commands buy, are killed at, and go on with, while servers carry on what they left behind.
 
-use crate::{Supplier, Underway};
+use crate::{Underway, file_for};
+use harness::Supplier;
 use harness::eventually;
 use harness::history::now_ms;
 use harness::judge::wrong_lines;
@@ -47,7 +48,7 @@ pub fn buy(suppliers: &[Supplier], store: &str, seed: u64, stop: &AtomicBool) ->
     suppliers.iter().for_each(|supplier| supplier.account.faults(&json!({"latency_ms": 1_200})));
     while !stop.load(Ordering::SeqCst) {
         let supplier = &suppliers[bought.files % suppliers.len()];
-        let case = supplier.file(store, LINES);
+        let case = file_for(supplier, store, LINES);
         let half = (LINES / 2).to_string();
         let command = || case.process_with(&["--max-batch-requests", &half]);
         let first = Underway::start(command());

@@ -13,11 +13,11 @@ mod outage;
 mod failover;
 mod long_reader;
 mod throughput;
+mod jobs;
 
-use harness::{Account, Case, Database, Ended, Protocol, Server, eventually};
+use harness::{Case, Database, Ended, Server, Supplier, eventually};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use tempfile::TempDir;
 
 /// Of all nodes here.
 const LEASE_MS: i64 = 1_000;
@@ -47,50 +47,15 @@ fn short_lived(server: Server) -> Server {
     server.set("nodes.lease_seconds", LEASE_MS as f64 / 1_000.0).set("supervisor.sweep_seconds", 0.2)
 }
 
-/// An account at a provider that servers and commands know under one name.
-struct Supplier {
-    account: Account,
-    protocol: Protocol,
-    name: &'static str,
-    /// With the file of its key.
-    dir: TempDir,
-}
-
-impl Supplier {
-    fn new(protocol: Protocol, account: Account) -> Supplier {
-        let name = match protocol {
-            Protocol::OpenAi => "acme",
-            Protocol::Anthropic => "apex",
-        };
-        let dir = tempfile::tempdir().expect("a folder for the key");
-        std::fs::write(dir.path().join("key"), &account.key).expect("the key is written");
-        Supplier { account, protocol, name, dir }
-    }
-
-    /// What the configuration of whoever buys from it says.
-    fn config(&self) -> String {
-        let (addr, key) = (self.account.addr(), self.dir.path().join("key"));
-        let (protocol, url) = match self.protocol {
-            Protocol::OpenAi => ("openai", format!("http://{addr}/v1")),
-            Protocol::Anthropic => ("anthropic", format!("http://{addr}")),
-        };
-        format!(
-            "[providers.{0}]\nprotocol = \"{protocol}\"\nbase_url = \"{url}\"\napi_key_file = \"{1}\"\naccount = \"{0}-main\"\npoll_seconds = 0.1\nsettle_seconds = 0.3\n",
-            self.name,
-            key.display(),
-        )
-    }
-
-    /// A file of requests that no other file has, to be bought here by commands on a store.
-    fn file(&self, store: &str, lines: usize) -> Case {
-        let mut case = Case::new(Database::Sqlite, self.protocol, lines);
-        case.store = store.to_owned();
-        case.account = self.account.clone();
-        case.args.extend(["--provider", self.name].map(str::to_owned));
-        case.env.push(("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), (LEASE_MS as f64 / 1_000.0).to_string()));
-        std::fs::write(case.dir.path().join("tidegate.toml"), self.config()).expect("the configuration is written");
-        case
-    }
+/// A file of requests that no other file has, to be bought at a supplier by commands on a store.
+fn file_for(supplier: &Supplier, store: &str, lines: usize) -> Case {
+    let mut case = Case::new(Database::Sqlite, supplier.protocol, lines);
+    case.store = store.to_owned();
+    case.account = supplier.account.clone();
+    case.args.extend(["--provider", supplier.name].map(str::to_owned));
+    case.env.push(("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), (LEASE_MS as f64 / 1_000.0).to_string()));
+    std::fs::write(case.dir.path().join("tidegate.toml"), supplier.config()).expect("the configuration is written");
+    case
 }
 
 /// A command under way; it ends with this value.

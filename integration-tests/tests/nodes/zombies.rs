@@ -1,7 +1,7 @@
 //! Nodes that are frozen beyond their lease and wake up when others have taken over (F12, invariants 4, 9 and 12).
 
-use crate::{LEASE_MS, Supplier, Underway, short_lived};
-use harness::{Account, Case, Cluster, Protocol, Verdict, WITNESSED, Witness, eventually};
+use crate::{LEASE_MS, Underway, file_for, short_lived};
+use harness::{Account, Case, Cluster, Protocol, Supplier, Verdict, WITNESSED, Witness, eventually};
 use serde_json::json;
 
 const LINES: usize = 6;
@@ -31,7 +31,7 @@ const ARGS: [&str; 4] = ["--max-batch-requests", "6", "--settle", "100ms"];
 fn frozen(protocol: Protocol, place: &str) -> (Supplier, Case, Underway) {
     for _ in 0..TRIES {
         let supplier = Supplier::new(protocol, Account::open());
-        let case = supplier.file(&harness::postgres::cluster().fresh_database(), LINES);
+        let case = file_for(&supplier, &harness::postgres::cluster().fresh_database(), LINES);
         // Its results go elsewhere: this is about what it buys, not about a file that two would write.
         let mut command = case.process_to(&case.dir.path().join("zombie.jsonl"), &ARGS);
         command.env("TIDEGATE_FAILPOINT", format!("{place}:1:stop"));

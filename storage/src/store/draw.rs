@@ -112,6 +112,11 @@ SELECT COUNT(*) AS runs, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM (
     ") AS found"
 );
 
+/// Drawn for a round that was not opened yet; what is tried again is due in a later one.
+const FRESH: &str = "-- fresh_in_pool
+SELECT COUNT(*) AS runs, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes FROM (
+    SELECT bytes FROM runs WHERE pool = $1 AND state = 'queued' AND due_round = 0 LIMIT $2) AS found";
+
 const PAYLOADS: &str = concat!(
     "-- drawable_payloads
 SELECT lane, rank, run_id, (SELECT d.payload FROM run_records d WHERE d.env = ready.env AND d.id = ready.run_id) ",
@@ -296,6 +301,11 @@ impl Store {
                 .fetch_one(pool)
                 .await?
         }))
+    }
+
+    /// What a job has drawn and not tried yet, counted up to `most` runs.
+    pub async fn fresh_in_pool(&self, job: &JobId, most: i64) -> Result<Waiting, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(FRESH).bind(job.as_str()).bind(most).fetch_one(pool).await?))
     }
 
     /// What a job of this scope would draw now, in its order after `after`, at most `limit`. Takes nothing.

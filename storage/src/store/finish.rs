@@ -78,9 +78,13 @@ struct End<'a> {
     state: RunState,
 }
 
+/// Each lease is looked up and locked by itself: by statistics the table is all but empty, whatever PostgreSQL could not
+/// clear away yet, and to walk over all of it would be the plan.
 const LEASES_POSTGRES: &str = "-- end_leases
-DELETE FROM leases USING UNNEST($1::TEXT[], $2::BIGINT[]) AS v(run_id, epoch)
-WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
+WITH picked AS MATERIALIZED (SELECT p.place FROM UNNEST($1::TEXT[], $2::BIGINT[]) AS v(run_id, epoch)
+    CROSS JOIN LATERAL (SELECT l.ctid AS place FROM leases l WHERE l.run_id = v.run_id AND l.epoch = v.epoch
+        FOR UPDATE) AS p)
+DELETE FROM leases WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
 RETURNING leases.run_id, env, basin, lane, task, rank, expires_at, leases.epoch, attempts, max_attempts,
     max_duration_ms, holder, leased_at, cancel_requested";
 
@@ -88,11 +92,13 @@ RETURNING leases.run_id, env, basin, lane, task, rank, expires_at, leases.epoch,
 const SUCCEED_POSTGRES: &str = "-- succeed
 WITH v AS MATERIALIZED (SELECT UNNEST($1::TEXT[]) AS run_id, UNNEST($2::BIGINT[]) AS epoch,
     UNNEST($3::TEXT[]) AS output, UNNEST($4::BIGINT[]) AS started_at),
-ended AS (DELETE FROM leases USING v WHERE leases.run_id = v.run_id AND leases.epoch = v.epoch
-    RETURNING leases.run_id, leases.epoch, attempts, env, basin, lane, output, started_at)
+picked AS MATERIALIZED (SELECT p.*, v.* FROM v CROSS JOIN LATERAL (
+    SELECT l.ctid AS place, l.attempts, l.env, l.basin, l.lane FROM leases l
+    WHERE l.run_id = v.run_id AND l.epoch = v.epoch FOR UPDATE) AS p),
+ended AS (DELETE FROM leases WHERE ctid = ANY(ARRAY(SELECT place FROM picked)))
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
     started_at = e.started_at, finished_at = $5
-FROM ended e WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'
+FROM picked e WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'
 RETURNING id, e.epoch, e.env, e.basin, e.lane";
 
 const RECORDS_POSTGRES: &str = "-- end_records

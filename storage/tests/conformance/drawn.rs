@@ -173,6 +173,7 @@ on_both! {
         };
         let newest_first: Vec<_> = runs.iter().rev().cloned().collect();
         assert_eq!(listed(RunState::Queued).await, newest_first);
+        assert_eq!(store.fresh_in_pool(&job.id, 2).await.unwrap().runs, 2);
         let fence = store.opened(&job, 3).await;
         assert_eq!(listed(RunState::Running).await, newest_first);
         assert!(listed(RunState::Queued).await.is_empty());
@@ -193,6 +194,7 @@ on_both! {
         assert!(refused.reason.is_some_and(|reason| reason.contains("code of refused")));
         assert_eq!(store.state_of(&runs[1]).await, RunState::Queued);
         assert_eq!(store.stands(&runs[1]).await.attempts, 1);
+        assert_eq!(store.fresh_in_pool(&job.id, 9).await.unwrap(), Waiting::default(), "it was tried");
         let again = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(31)).await.unwrap();
         assert_eq!(again, Settled { ignored: 3, ..Settled::default() });
     }
