@@ -31,6 +31,7 @@ pub use settler::{Settled, Settler};
 pub use tasks::{PayloadCheck, Task, TaskKind, Tasks};
 
 use crate::executor::Stop;
+use crate::sweeper::runs::QueueGauges;
 use dashmap::DashMap;
 use express::Express;
 use std::collections::HashSet;
@@ -40,7 +41,7 @@ use storage::model::RunId;
 use storage::store::NewRecord;
 use storage::{Store, StoreError};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use under_way::UnderWay;
 
 /// Shared by clones. What is in memory here is hints and hands; the truth is in the store.
@@ -61,6 +62,7 @@ pub struct RunParts {
     pub gates: Arc<Gates>,
     pub presence: Presence,
     pub neighbours: Neighbours,
+    pub(crate) queue_gauges: Arc<Mutex<QueueGauges>>,
     /// Store work that outlives who asked for it.
     under_way: Arc<AtomicUsize>,
     pub runtime: Handle,
@@ -120,6 +122,7 @@ impl RunParts {
         let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &runtime)?;
         let parts = RunParts {
             in_hand: Arc::default(),
+            queue_gauges: Arc::default(),
             under_way: Arc::default(),
             queue,
             gates,

@@ -6,7 +6,7 @@
 //! Never: settles a run or submits; it gives lapsed work free, cancels proven duplicates, and counts. Acts on positive
 //! evidence only; every pass is idempotent.
 
-mod runs;
+pub(crate) mod runs;
 mod strays;
 
 use crate::metrics::{BATCHES, BATCHES_UNRECONCILED, SWEEP_LAST_SUCCESS};
@@ -127,6 +127,7 @@ pub async fn sweep_once(
         if pass == Pass::Whole {
             report.runs_expired = runs::expire(runs).await?;
             runs::gauges(runs).await?;
+            runs::queue_gauges(runs).await?;
         }
         done("runs", parts);
     }

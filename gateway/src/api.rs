@@ -51,6 +51,8 @@ pub struct Api {
     uptime: Uptime,
     cursors: Cursors,
     pub chaos: bool,
+    /// Runs that a node with workers carries out at once.
+    slots: usize,
     pub body_limits: body::Limits,
     room: Room,
     pub idempotency: Duration,
@@ -80,6 +82,7 @@ impl Api {
             runs,
             supervisor,
             chaos: false,
+            slots: config.sections().settings().slots,
             body_limits: body::Limits::of(config.server.body_limit_bytes),
             room: Room::default(),
             idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
@@ -174,6 +177,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/nodes"),
     ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
+    ("GET", "/autoscale"),
 ];
 
 /// Mounts the routes.
@@ -211,7 +215,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/jobs/{id}/events").route(web::get().to(jobs::of_job)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
-            .service(resource("/actors").route(web::get().to(fleet::actors))),
+            .service(resource("/actors").route(web::get().to(fleet::actors)))
+            .service(resource("/autoscale").route(web::get().to(fleet::autoscale))),
     );
     docs::routes(config);
 }

@@ -20,8 +20,11 @@ pub enum TaskKind {
 }
 
 /// Says what is wrong with a payload, if anything is.
+type Check = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
+/// How payloads of a task are checked before they are taken in.
 #[derive(Clone)]
-pub struct PayloadCheck(pub Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>);
+pub struct PayloadCheck(pub Arc<Check>);
 
 impl fmt::Debug for PayloadCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,12 +1,13 @@
 //! The sweeps over runs: those of carriers that are gone, those whose time is up, and the gauges of what waits.
 
 use crate::executor::Stop;
-use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE};
+use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE, QUEUE_DEPTH, QUEUE_OLDEST_AGE};
 use crate::runs::{RunParts, Settled};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 use storage::StoreError;
-use storage::model::RunState;
-use storage::store::{Ending, RunVerdict};
+use storage::model::{RunState, Timestamp};
+use storage::store::{Ending, QueueTotal, RunVerdict};
 use tracing::{info, warn};
 
 /// Runs of each kind in one pass.
@@ -67,6 +68,52 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
         parts.stop_run(&run, Stop::Cancelled);
     }
     Ok(())
+}
+
+/// Queues that have a gauge of their own; those beyond are told together, for anybody can name a queue.
+const QUEUES_TOLD: usize = 50;
+const OTHERS: &str = "other";
+/// To count what waits takes one part in so many of the time.
+const COUNT_SHARE: u32 = 20;
+
+/// What is known of the gauges of queues.
+#[derive(Debug, Default)]
+pub struct QueueGauges {
+    /// Queues that something was said of, so that it is said too when nothing waits in one any more.
+    told: BTreeSet<String>,
+    next_at: Option<Instant>,
+}
+
+/// What waits in each queue, and how long the oldest has.
+pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
+    let began = now();
+    if parts.queue_gauges.lock().await.next_at.is_some_and(|at| began < at) {
+        return Ok(());
+    }
+    let totals = parts.store.queue_totals().await?;
+    let mut gauges = parts.queue_gauges.lock().await;
+    gauges.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
+    let age = |total: &QueueTotal| parts.store.now().since(Timestamp::from_millis(total.oldest_at)).as_secs_f64();
+    let (own, others) = totals.split_at(totals.len().min(QUEUES_TOLD));
+    let mut told: Vec<(String, i64, f64)> =
+        own.iter().map(|total| (total.queue.clone(), total.ready, age(total))).collect();
+    if !others.is_empty() {
+        let oldest = others.iter().map(age).fold(0.0, f64::max);
+        told.push((OTHERS.to_owned(), others.iter().map(|total| total.ready).sum(), oldest));
+    }
+    let now_told: BTreeSet<String> = told.iter().map(|(queue, _, _)| queue.clone()).collect();
+    told.extend(gauges.told.difference(&now_told).map(|queue| (queue.clone(), 0, 0.0)));
+    for (queue, depth, oldest) in told {
+        metrics::gauge!(QUEUE_DEPTH, "queue" => queue.clone()).set(depth as f64);
+        metrics::gauge!(QUEUE_OLDEST_AGE, "queue" => queue).set(oldest);
+    }
+    gauges.told = now_told;
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "spans how long a count takes")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// What waits in the buffer, from one read.

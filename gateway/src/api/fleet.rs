@@ -2,9 +2,11 @@
 
 use super::Api;
 use super::read::Page;
+use crate::http::fields::Charset;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
-use actix_web::{HttpResponse, web};
+use crate::http::query::Query;
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors::supervisor::{Exit, Tree};
 use serde::Serialize;
 use storage::model::{NodeId, Timestamp};
@@ -55,6 +57,27 @@ pub async fn drain(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -
         .await?;
     let row = row.filter(|row| row.state != "gone").ok_or_else(|| Problem::not_found("node"))?;
     Ok(HttpResponse::Ok().json(NodeView::of(row, api.runs.store.node())))
+}
+
+#[derive(Serialize)]
+struct ScaleView {
+    /// Runs that wait, in the buffer or past it.
+    value: i64,
+    /// Runs that one node carries out at once.
+    target: usize,
+}
+
+/// `GET /autoscale?queue=`: how much waits, over all envs, and how much of it one more node would carry out at once.
+pub async fn autoscale(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::Admin)?;
+    let mut query = Query::parse(request.query_string())?;
+    let queue = query.text("queue", 1..=128, Charset::Name);
+    query.reject_unknown();
+    query.finish()?;
+    let totals = api.store(|runs| async move { runs.store.queue_totals().await }).await?;
+    let of_queue = totals.iter().filter(|total| queue.as_ref().is_none_or(|queue| *queue == total.queue));
+    let value = of_queue.map(|total| total.ready + total.buffered).sum();
+    Ok(HttpResponse::Ok().json(ScaleView { value, target: api.slots }))
 }
 
 #[derive(Serialize)]

@@ -494,4 +494,17 @@ pub const OPERATIONS: &[Operation] = &[
         "",
         &[ok("All of it.", page("Actor"))],
     ),
+    Operation {
+        method: "GET",
+        path: "/autoscale",
+        id: "autoscale",
+        tag: "operations",
+        summary: "How much waits, for an autoscaler",
+        description: "Over all envs. `target` is what one node carries out at once.",
+        scope: "admin",
+        parameters: &["queue_filter"],
+        body: None,
+        answers: &[ok("Of the queue, or of all.", json("Scale"))],
+        refusals: &[],
+    },
 ];

@@ -73,6 +73,7 @@ pub fn all() -> Value {
         ("BufferEntry", buffer_entry()),
         ("Node", node()),
         ("Actor", actor()),
+        ("Scale", scale()),
     ];
     Value::Object(schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect::<Map<_, _>>())
 }
@@ -225,5 +226,14 @@ fn actor() -> Value {
             "last_exit": maybe("string"),
             "last_panic": maybe("string"),
         },
+    })
+}
+
+fn scale() -> Value {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    json!({
+        "type": "object",
+        "required": ["value", "target"],
+        "properties": { "value": count, "target": count },
     })
 }

@@ -331,3 +331,37 @@ fn serve_a_pooler_that_lends_connections_by_the_transaction_is_refused() {
     let rows = harness::sql::rows(&postgres.url(), tables);
     assert_eq!(rows, [[Some("0".to_owned())]], "nothing was written");
 }
+
+/// The gauges of one node that sweeps for all equal a count, and go back to 0 (invariant 34).
+#[test]
+fn serve_what_waits_in_each_queue_is_told_to_prometheus_and_to_autoscalers() {
+    let later = "[tasks.later]\nkind = \"pull\"\n[buffer]\nabove_per_second = 2\ndrainer_enabled = false\n";
+    let mut server =
+        Server::on(Database::Sqlite).config(later).set("supervisor.sweep_seconds", 0.2).set("workers.slots", 7).start();
+    let mut client = server.client();
+    let run = |queue: &str| json!({"task": "later", "queue": queue});
+    let first = client.run(&run("slow"));
+    let runs = json!({"runs": vec![run("slow"); 3]});
+    client.post("/runs/batch", &runs).is(200);
+    client.run(&json!({"task": "later", "queue": "slow", "delay_seconds": 3_600}));
+    let waits = |client: &mut Client, path: &str| client.get(path).is(200).json();
+    let (ready, buffered) = (
+        server.number("SELECT COUNT(*) FROM ready WHERE due_at = 0"),
+        server.number("SELECT COUNT(*) FROM buffer WHERE due_at = 0"),
+    );
+    assert!(ready > 0 && buffered > 0 && ready + buffered == 4, "{ready} and {buffered}");
+    let depth = |server: &Server| server.metric("tidegate_queue_depth", &["queue=\"slow\""]);
+    eventually("its depth is told", || depth(&server) == ready as f64);
+    assert!(server.metric("tidegate_queue_oldest_age_seconds", &["queue=\"slow\""]) > 0.0);
+    assert_eq!(waits(&mut client, "/autoscale?queue=slow")["target"], 7);
+    assert_eq!(waits(&mut client, "/autoscale?queue=slow")["value"], 4);
+    assert_eq!(waits(&mut client, "/autoscale?queue=fast")["value"], 0);
+    let ready: Vec<_> =
+        server.rows("SELECT run_id FROM ready WHERE due_at = 0").into_iter().flatten().flatten().collect();
+    assert!(ready.contains(&first));
+    for run in ready {
+        client.post(&format!("/runs/{run}/cancel"), &Value::Null).is(200);
+    }
+    eventually("nothing waits", || depth(&server) == 0.0);
+    server.stop();
+}

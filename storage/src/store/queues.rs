@@ -24,6 +24,26 @@ SELECT lane, CAST(SUM(CASE WHEN due_at = 0 THEN 1 ELSE 0 END) AS BIGINT), CAST(S
     MIN(CASE WHEN due_at = 0 THEN since END)
 FROM ready WHERE env = $1 GROUP BY lane";
 
+/// All that waits of a queue, whoever's it is.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct QueueTotal {
+    pub queue: String,
+    /// Runs that may be claimed.
+    pub ready: i64,
+    pub buffered: i64,
+    /// When the oldest of them began to wait, in milliseconds.
+    pub oldest_at: i64,
+}
+
+/// `{queue}` is what stands before the divider in a lane.
+const TOTALS: &str = "-- queue_totals
+SELECT queue, CAST(SUM(ready) AS BIGINT) AS ready, CAST(SUM(buffered) AS BIGINT) AS buffered, MIN(since) AS oldest_at
+FROM (SELECT {queue} AS queue, COUNT(*) AS ready, 0 AS buffered, MIN(since) AS since FROM ready WHERE due_at = 0
+        GROUP BY {queue}
+    UNION ALL SELECT {queue}, 0, COUNT(*), MIN(accepted_at) FROM buffer WHERE parked IS NULL AND due_at = 0
+        GROUP BY {queue}) AS part
+GROUP BY queue ORDER BY 2 DESC, 3 DESC, queue";
+
 const RUNNING: &str = "-- queue_running
 SELECT lane, COUNT(*) FROM leases WHERE env = $1 GROUP BY lane";
 
@@ -85,6 +105,17 @@ impl Store {
             row(&mut queues, &name, &mut |row| row.paused_at = paused_at.map(Timestamp::from_millis));
         }
         Ok(queues.into_values().collect())
+    }
+
+    /// What waits in each queue, over all envs, the fullest first. Walks over all that waits.
+    pub async fn queue_totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
+        let queue = if self.is_sqlite() {
+            "SUBSTR(lane, 1, INSTR(lane, CHAR(31)) - 1)"
+        } else {
+            "split_part(lane, chr(31), 1)"
+        };
+        let sql = TOTALS.replace("{queue}", queue);
+        Ok(on_pool!(self, |pool| sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await?))
     }
 
     /// Pauses a queue from `since`, or lets it go on with `None`. What is under way goes on to its end.

@@ -166,9 +166,9 @@ on_both! {
         assert_eq!(envs().await, Vec::<String>::new());
         store.take_in(&store.buffered(ENV, 2)).await;
         assert_eq!(envs().await, [ENV]);
-        store.let_through(ENV, i64::MIN, 1).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 1).await.unwrap();
         assert_eq!(envs().await, [ENV], "one is left");
-        store.let_through(ENV, i64::MIN, 1).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 1).await.unwrap();
         assert_eq!(envs().await, Vec::<String>::new());
         store.take_in(&store.buffered(ENV, 1)).await;
         assert_eq!(envs().await, [ENV], "it comes back");
@@ -247,7 +247,7 @@ on_both! {
     async fn pull_runs_are_buffered_under_their_env_and_wait_in_their_own_basin(store: Fixture) {
         let run = store.sent(NewRecord { buffered: true, ..store.for_pull("train", ENV) }).await;
         assert_eq!(store.buffer_envs("", 9).await.unwrap(), [ENV]);
-        store.let_through(ENV, i64::MIN, 9).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 9).await.unwrap();
         assert_eq!(store.places(&run).await, ["ready"]);
         assert_eq!(store.ready_basins(None, "", 9).await.unwrap(), []);
         assert_eq!(store.ready_basins(Some("train"), "", 9).await.unwrap(), [Basin::pull("train", ENV)]);

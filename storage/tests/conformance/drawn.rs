@@ -243,7 +243,7 @@ on_both! {
         assert_eq!(store.give_back(&job.id, 9, at(60)).await.unwrap(), 0, "it is not over");
         let cancelled = store.ask_job(ENV, &job.id, JobEvent::Cancelled, Some("enough"), at(60)).await.unwrap();
         assert!(matches!(&cancelled, JobAsked::Is(row) if row.state == JobState::Cancelled), "{cancelled:?}");
-        assert_eq!(store.over_with_runs(9).await.unwrap(), [job.id.clone()]);
+        assert_eq!(store.over_with_runs(9).await.unwrap(), std::slice::from_ref(&job.id));
         assert_eq!(store.give_back(&job.id, 1, at(61)).await.unwrap(), 1);
         assert_eq!(store.give_back(&job.id, 9, at(62)).await.unwrap(), 1);
         assert_eq!(store.places(&runs[3]).await, ["ready"]);
@@ -253,7 +253,7 @@ on_both! {
         let verdicts = [says(0, RequestState::Errored), says(1, RequestState::Canceled)];
         store.settle(&fence, BatchState::Ended, 1, &verdicts, at(63)).await.unwrap();
         store.collected(&fence, at(64)).await.unwrap();
-        assert_eq!(store.over_with_runs(9).await.unwrap(), [job.id.clone()]);
+        assert_eq!(store.over_with_runs(9).await.unwrap(), std::slice::from_ref(&job.id));
         assert_eq!(store.give_back(&job.id, 9, at(65)).await.unwrap(), 2);
         let counts = store.pool_counts(&job.pool).await.unwrap();
         assert_eq!((counts.total, counts.given_back), (0, 4));

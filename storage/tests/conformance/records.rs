@@ -156,7 +156,7 @@ on_both! {
         let records = store.buffered(ENV, 20);
         store.take_in(&records).await;
         let first = store.list_runs(ENV, &RunFilter::default(), None, 10).await.unwrap();
-        store.let_through(ENV, i64::MIN, 20).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 20).await.unwrap();
         let rest = store.list_runs(ENV, &RunFilter::default(), Some(first[9].id.as_str()), 99).await.unwrap();
         let found: Vec<_> = first.iter().chain(&rest).map(|read| read.id.clone()).rev().collect();
         assert_eq!(found, ids(&records));
@@ -169,7 +169,7 @@ on_both! {
         let callers = store.callers(2).await;
         let (mover, at_work) = (callers[1].clone(), run.clone());
         let moves = tokio::spawn(async move {
-            mover.let_through(ENV, i64::MIN, 1).await.unwrap().runs;
+            mover.let_through(ENV, i64::MIN, 1).await.unwrap();
             for _ in 0..60 {
                 let shares = [crate::sent::share(ENV, crate::sent::QUEUE, 1)];
                 let leased = mover.claim_ready(&shares, &[], storage::store::Taker::Node, at(30)).await.unwrap();

@@ -107,7 +107,7 @@ on_both! {
             tokio::spawn(async move {
                 let mut runs = Vec::new();
                 for _ in 0..40 {
-                    caller.let_through(ENV, i64::MIN, 5).await.unwrap().runs;
+                    caller.let_through(ENV, i64::MIN, 5).await.unwrap();
                     let leased = caller.claim_ready(&[share(ENV, QUEUE, 4)], &[], Taker::Node, at(30)).await.unwrap();
                     runs.extend(runs_of(&leased));
                 }
@@ -256,7 +256,7 @@ on_both! {
     async fn a_buffered_run_that_is_delayed_comes_due_after_it_was_let_through(store: Fixture) {
         let run = store.sent(NewRecord { buffered: true, not_before: Some(at(50)), ..store.record(ENV) }).await;
         assert_eq!(store.come_due(at(99), 9).await.unwrap(), []);
-        store.let_through(ENV, i64::MIN, 9).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 9).await.unwrap();
         assert_eq!(store.stands(&run).await.state, RunState::Delayed);
         assert_eq!(store.come_due(at(99), 9).await.unwrap().len(), 1);
         assert_eq!(store.stands(&run).await.state, RunState::Queued);
@@ -279,7 +279,7 @@ on_both! {
         }
         store.expire_runs(at(99), 9).await.unwrap();
         store.come_due(at(99), 9).await.unwrap();
-        store.let_through(ENV, i64::MIN, 9).await.unwrap().runs;
+        store.let_through(ENV, i64::MIN, 9).await.unwrap();
         store.take_back(at(99), 9).await.unwrap();
         for read in before {
             assert_eq!(store.stands(&read.id).await, read);

@@ -43,6 +43,7 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("GET", "/nodes", Scope::Admin),
     ("POST", "/nodes/{id}/drain", Scope::Admin),
     ("GET", "/actors", Scope::Admin),
+    ("GET", "/autoscale", Scope::Admin),
 ];
 
 #[test]

@@ -31,7 +31,7 @@ fn reach(method: &str, route: &str) -> Reach {
         ("GET", "/runs" | "/events" | "/queues" | "/workers" | "/buffer" | "/buffer/entries") => Reach::Own,
         ("POST", "/runs" | "/runs/batch" | "/workers/lease") => Reach::Own,
         ("POST", "/queues/{queue}/pause" | "/queues/{queue}/resume") => Reach::Named,
-        ("GET", "/tasks" | "/nodes" | "/actors") | ("POST", "/nodes/{id}/drain") => Reach::Shared,
+        ("GET", "/tasks" | "/nodes" | "/actors" | "/autoscale") | ("POST", "/nodes/{id}/drain") => Reach::Shared,
         _ => panic!("{method} {route} is not covered: say here what it may show to another tenant"),
     }
 }
