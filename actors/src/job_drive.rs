@@ -100,7 +100,11 @@ impl JobDrive {
 /// Looks once at every live job of this node, and takes each as far as it goes now.
 async fn drive_once(look: &Look) -> Result<(), StoreError> {
     let store = &look.parts.store;
-    for job in store.live_jobs().await? {
+    let jobs = store.live_jobs().await?;
+    let ours = |job: &&JobRow| job.holder.as_deref() == Some(store.node().as_str());
+    let mine: Vec<JobId> = jobs.iter().filter(ours).map(|job| job.id.clone()).collect();
+    served::forget_others(&look.supervisor, &look.registered, &mine).await;
+    for job in jobs {
         match drive_job(look, job).await {
             // Somebody has suspended or cancelled it, or another node has it: the next look sees that.
             Err(StoreError::Moved { .. }) => {}
@@ -182,7 +186,9 @@ async fn snapshot(look: &Look, job: &JobRow, needs: Option<Money>) -> Result<Sna
     // The hint may be older than a settlement that has released money since: only what is left now counts.
     let used = Money::from_nanos(counts.reserved_nanos) + Money::from_nanos(counts.spent_nanos);
     let left = job.ceilings.max_usd().map_or(Money::MAX, |cap| cap - used);
-    metrics::gauge!(QUEUE_DEPTH, "queue" => "llm").set(counts.queued as f64);
+    if job.draw.is_none() {
+        metrics::gauge!(QUEUE_DEPTH, "queue" => "llm").set(counts.queued as f64);
+    }
     Ok(Snapshot {
         now: store.now(),
         started_at: job.started_at.unwrap_or(job.created_at),

@@ -10,7 +10,7 @@ mod restarts;
 
 pub(crate) use child::supervised_child;
 pub use child::{Child, ChildRef, Exit, Factory, Misbehave, Ping};
-pub use registry::{OpenBatch, OpenRefused, RegisterJob, Registry};
+pub use registry::{ForgetJob, OpenBatch, OpenRefused, RegisterJob, Registry};
 
 use crate::batch_poller::{BatchPoller, ResumeBatch};
 use crate::config::Supervision;

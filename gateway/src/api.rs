@@ -18,6 +18,7 @@ mod buffer;
 mod buffer_entries;
 mod fleet;
 mod jobs;
+mod batches;
 mod docs;
 
 pub use gate::Gate;
@@ -174,6 +175,10 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("POST", "/jobs/{id}/resume"),
     ("POST", "/jobs/{id}/cancel"),
     ("GET", "/jobs/{id}/events"),
+    ("GET", "/batches"),
+    ("GET", "/batches/{id}"),
+    ("POST", "/batches/{id}/adopt"),
+    ("POST", "/batches/{id}/abandon"),
     ("GET", "/nodes"),
     ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
@@ -213,6 +218,10 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/jobs/{id}/resume").route(web::post().to(jobs::resume)))
             .service(resource("/jobs/{id}/cancel").route(web::post().to(jobs::cancel)))
             .service(resource("/jobs/{id}/events").route(web::get().to(jobs::of_job)))
+            .service(resource("/batches").route(web::get().to(batches::list)))
+            .service(resource("/batches/{id}").route(web::get().to(batches::one)))
+            .service(resource("/batches/{id}/adopt").route(web::post().to(batches::adopt)))
+            .service(resource("/batches/{id}/abandon").route(web::post().to(batches::abandon)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
             .service(resource("/actors").route(web::get().to(fleet::actors)))

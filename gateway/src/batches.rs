@@ -1,13 +1,13 @@
 //! `tidegate batches`: looks at provider batches, and takes an operator's answer about those of unknown fate.
 
-mod answer;
+pub mod answer;
 mod results;
-mod view;
+pub mod view;
 
 use crate::cli::{BatchesCommand, Common, Output};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::output::{List, Record};
+use crate::output::{List, Record, note};
 use crate::session;
 use std::collections::HashSet;
 use storage::model::{BatchId, BatchState};
@@ -30,14 +30,19 @@ pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result
         }),
         BatchesCommand::Adopt { id, provider_batch_id } => with_store(common, config, async |store| {
             answer::adopt(store, &existing(store, id).await?, provider_batch_id).await?;
+            let what = "at the provider; the next `tidegate process` collects it";
+            note(format_args!("batch {id} is {provider_batch_id} {what}"));
             answered(store, id, output).await
         }),
         BatchesCommand::Abandon { id, yes } => {
             answer::require_consent(*yes)?;
             with_store(common, config, async |store| {
-                if !answer::abandon(store, &existing(store, id).await?, *yes).await? {
+                let row = existing(store, id).await?;
+                if !answer::is_meant(&row, *yes)? {
                     return Ok(Exit::Declined);
                 }
+                let requeued = answer::abandon(store, &row).await?;
+                note(format_args!("batch {id} is abandoned; {requeued} of its runs are queued again"));
                 answered(store, id, output).await
             })
         }
@@ -78,7 +83,7 @@ async fn list(store: &Store, state: Option<BatchState>, limit: u32, after: Optio
         None => None,
     };
     let before = from.as_ref().map(|row| (row.created_at, row.id.as_str()));
-    let filter = BatchFilter { state, pool: None };
+    let filter = BatchFilter { state, ..BatchFilter::default() };
     let mut rows = store.list_batches(&filter, before, limit.saturating_add(1)).await?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let has_more = rows.len() > limit;
@@ -89,7 +94,7 @@ async fn list(store: &Store, state: Option<BatchState>, limit: u32, after: Optio
     Ok(List { columns: view::COLUMNS, rows, next_after })
 }
 
-async fn whole(store: &Store, row: &BatchRow) -> Result<Record, Failure> {
+pub async fn whole(store: &Store, row: &BatchRow) -> Result<Record, Failure> {
     let (events, strays) = (store.batch_events(&row.id).await?, store.strays(&row.id).await?);
     Ok(view::whole(row, is_priced(store, row).await?, &events, &strays))
 }
@@ -107,11 +112,11 @@ async fn answered(store: &Store, id: &str, output: Output) -> Result<Exit, Failu
     Ok(Exit::Done)
 }
 
-async fn unpriced(store: &Store, rows: &[BatchRow]) -> Result<HashSet<String>, Failure> {
+pub async fn unpriced(store: &Store, rows: &[BatchRow]) -> Result<HashSet<String>, Failure> {
     let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
     Ok(store.unpriced_among(&ids).await?)
 }
 
-async fn is_priced(store: &Store, row: &BatchRow) -> Result<bool, Failure> {
+pub async fn is_priced(store: &Store, row: &BatchRow) -> Result<bool, Failure> {
     Ok(unpriced(store, std::slice::from_ref(row)).await?.is_empty())
 }

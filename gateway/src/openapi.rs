@@ -9,6 +9,7 @@ mod parameters;
 mod runs;
 mod workers;
 mod jobs;
+mod batches;
 mod schemas;
 mod examples;
 
@@ -108,6 +109,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     let of_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let id = match operation.tag {
         "jobs" => "job_id",
+        "batches" => "batch_id",
         "operations" => "node_id",
         _ => "run_id",
     };

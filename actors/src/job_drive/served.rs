@@ -3,7 +3,7 @@
 
 use super::plan::{self, Due, Snapshot};
 use crate::parts::{LlmTask, Parts};
-use crate::supervisor::{RegisterJob, Supervisor};
+use crate::supervisor::{ForgetJob, RegisterJob, Supervisor};
 use actix::Addr;
 use dashmap::DashMap;
 use std::sync::Arc;
@@ -70,6 +70,16 @@ pub(super) async fn adopt(
         reached(Failpoint::JobStarted);
     }
     Ok(Some(job))
+}
+
+/// Takes those jobs off the registry that are over, or another node's by now.
+pub(super) async fn forget_others(supervisor: &Addr<Supervisor>, registered: &Registered, mine: &[JobId]) {
+    let others: Vec<JobId> =
+        registered.iter().map(|entry| entry.key().clone()).filter(|job| !mine.contains(job)).collect();
+    for job in others {
+        registered.remove(&job);
+        let _ = supervisor.send(ForgetJob { job }).await;
+    }
 }
 
 /// Whether a standing job's next round is due. How much waits is counted only when there is `time` for it.

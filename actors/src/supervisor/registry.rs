@@ -24,6 +24,13 @@ pub struct RegisterJob {
     pub source: Source,
 }
 
+/// Takes a job off the registry that this node does not drive any more.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ForgetJob {
+    pub job: JobId,
+}
+
 /// Opens the next batch of a job, if its source owns the pool here.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(BatchId, Opened), OpenRefused>")]
@@ -84,6 +91,14 @@ impl Handler<RegisterJob> for Supervisor {
     fn handle(&mut self, job: RegisterJob, _: &mut Context<Self>) -> Self::Result {
         info!(job.id = %job.job, source = %job.source, "job is on the registry");
         self.registry.register(job)
+    }
+}
+
+impl Handler<ForgetJob> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, forget: ForgetJob, _: &mut Context<Self>) {
+        self.registry.jobs.remove(&forget.job);
     }
 }
 

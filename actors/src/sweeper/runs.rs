@@ -6,7 +6,7 @@ use crate::runs::{RunParts, Settled};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use storage::StoreError;
-use storage::model::{RunState, Timestamp};
+use storage::model::RunState;
 use storage::store::{Ending, QueueTotal, RunVerdict};
 use tracing::{info, warn};
 
@@ -74,7 +74,7 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
 const QUEUES_TOLD: usize = 50;
 const OTHERS: &str = "other";
 /// To count what waits takes one part in so many of the time.
-const COUNT_SHARE: u32 = 20;
+const COUNT_SHARE: u32 = 50;
 
 /// What is known of the gauges of queues.
 #[derive(Debug, Default)]
@@ -90,16 +90,17 @@ pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
     if parts.queue_gauges.lock().await.next_at.is_some_and(|at| began < at) {
         return Ok(());
     }
-    let totals = parts.store.queue_totals().await?;
+    let totals = parts.store.ready_totals().await?;
     let mut gauges = parts.queue_gauges.lock().await;
     gauges.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
-    let age = |total: &QueueTotal| parts.store.now().since(Timestamp::from_millis(total.oldest_at)).as_secs_f64();
+    let now_at = parts.store.now();
+    let age = |total: &QueueTotal| total.oldest_at.map_or(0.0, |at| now_at.since(at).as_secs_f64());
     let (own, others) = totals.split_at(totals.len().min(QUEUES_TOLD));
     let mut told: Vec<(String, i64, f64)> =
-        own.iter().map(|total| (total.queue.clone(), total.ready, age(total))).collect();
+        own.iter().map(|total| (total.queue.clone(), total.waiting, age(total))).collect();
     if !others.is_empty() {
         let oldest = others.iter().map(age).fold(0.0, f64::max);
-        told.push((OTHERS.to_owned(), others.iter().map(|total| total.ready).sum(), oldest));
+        told.push((OTHERS.to_owned(), others.iter().map(|total| total.waiting).sum(), oldest));
     }
     let now_told: BTreeSet<String> = told.iter().map(|(queue, _, _)| queue.clone()).collect();
     told.extend(gauges.told.difference(&now_told).map(|queue| (queue.clone(), 0, 0.0)));

@@ -74,9 +74,12 @@ pub async fn autoscale(api: web::Data<Api>, caller: Caller, request: HttpRequest
     let queue = query.text("queue", 1..=128, Charset::Name);
     query.reject_unknown();
     query.finish()?;
-    let totals = api.store(|runs| async move { runs.store.queue_totals().await }).await?;
-    let of_queue = totals.iter().filter(|total| queue.as_ref().is_none_or(|queue| *queue == total.queue));
-    let value = of_queue.map(|total| total.ready + total.buffered).sum();
+    let (ready, buffered) = api
+        .store(|runs| async move { Ok((runs.store.ready_totals().await?, runs.store.buffered_totals().await?)) })
+        .await?;
+    let all = ready.iter().chain(&buffered);
+    let of_queue = all.filter(|total| queue.as_ref().is_none_or(|queue| *queue == total.queue));
+    let value = of_queue.map(|total| total.waiting).sum();
     Ok(HttpResponse::Ok().json(ScaleView { value, target: api.slots }))
 }
 

@@ -28,7 +28,6 @@ pub async fn adopt(store: &Store, row: &BatchRow, provider_id: &str) -> Result<(
         Class::Conflict => Failure::new(Exit::Conflict, error).hint("somebody else was faster: look at it again"),
         Class::Retryable | Class::Terminal | Class::Corrupt => error.into(),
     })?;
-    note(format_args!("batch {} is {provider_id} at the provider; the next `tidegate process` collects it", row.id));
     Ok(())
 }
 
@@ -54,25 +53,35 @@ pub fn require_consent(yes: bool) -> Result<(), Failure> {
     Err(Failure::usage("abandoning a batch may bill its requests twice").hint("add --yes to do it without being asked"))
 }
 
-/// Gives a batch up and queues its runs again. `false` when the operator declined.
-pub async fn abandon(store: &Store, row: &BatchRow, yes: bool) -> Result<bool, Failure> {
-    if row.state.after(BatchEvent::Abandoned).is_none() {
-        let what = format!("batch {} is {}; only one that is unknown or planned can be abandoned", row.id, row.state);
-        return Err(Failure::new(Exit::Conflict, what).hint(elsewhere(row.state, &row.id.to_string())));
-    }
+/// Tells what giving a batch up means, and asks whether that is meant. `false` when the operator declined.
+pub fn is_meant(row: &BatchRow, yes: bool) -> Result<bool, Failure> {
+    may_be_abandoned(row)?;
     note(consequence(row));
     if !yes && !confirmed()? {
         note("nothing was changed");
         return Ok(false);
     }
-    let fence = take(store, row).await?;
-    let requeued = settle_open(store, row, &fence).await?;
-    store.abandoned(&fence, row.state, WHY, store.now()).await?;
-    note(format_args!("batch {} is abandoned; {requeued} of its runs are queued again", row.id));
     Ok(true)
 }
 
-fn consequence(row: &BatchRow) -> String {
+fn may_be_abandoned(row: &BatchRow) -> Result<(), Failure> {
+    if row.state.after(BatchEvent::Abandoned).is_some() {
+        return Ok(());
+    }
+    let what = format!("batch {} is {}; only one that is unknown or planned can be abandoned", row.id, row.state);
+    Err(Failure::new(Exit::Conflict, what).hint(elsewhere(row.state, &row.id.to_string())))
+}
+
+/// Gives a batch up and queues its runs again; returns how many.
+pub async fn abandon(store: &Store, row: &BatchRow) -> Result<i64, Failure> {
+    may_be_abandoned(row)?;
+    let fence = take(store, row).await?;
+    let requeued = settle_open(store, row, &fence).await?;
+    store.abandoned(&fence, row.state, WHY, store.now()).await?;
+    Ok(requeued)
+}
+
+pub fn consequence(row: &BatchRow) -> String {
     let (id, open) = (&row.id, row.requests - row.succeeded - row.errored - row.uncounted);
     if row.state == BatchState::Planned {
         return format!(

@@ -122,7 +122,7 @@ fn fields(row: &BatchRow, priced: bool) -> Vec<(&'static str, Cell)> {
     ]
 }
 
-fn object(row: &BatchRow, priced: bool) -> Value {
+pub fn object(row: &BatchRow, priced: bool) -> Value {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     json!({
         "id": row.id.as_str(),

@@ -43,6 +43,7 @@ pub fn named(name: &str) -> Value {
         "job_create" => {
             json!({ "pool": "summarise", "scope": { "since": "2026-11-01" }, "limits": { "max_usd": "20.00" } })
         }
+        "batch_adopt" => json!({ "provider_batch_id": "batch_6743a1f0" }),
         "settled" => json!({ "run_id": RUN, "status": "succeeded" }),
         // The table names only what is here; a test sees to it.
         _ => Value::Null,

@@ -1,9 +1,49 @@
-//! Schemas of jobs.
+//! Schemas of jobs, and the operations that make and list them.
 
+use super::operation::{Answer, Body, JSON, Operation, Shape, json as schema, ok, page};
 use super::parameters::{id_schema, name_schema, sources};
 use super::schemas::{maybe, strict, time};
 use serde_json::{Value, json};
 use storage::model::{JobState, StopReason};
+
+pub const CREATE: Operation = Operation {
+    method: "POST",
+    path: "/jobs",
+    id: "jobs_create",
+    tag: "jobs",
+    summary: "Make a job, or plan one",
+    description: "A backfill takes what waits now and ends; a daemon stands and batches what comes. With \
+                  `dry_run` nothing is written and no provider is asked. A second live job of the same pool and \
+                  source is refused, naming the first.",
+    scope: "jobs:write",
+    parameters: &[],
+    body: Some(Body { forms: &[(JSON, Shape::Named("JobCreate"))], example: Some("job_create") }),
+    answers: &[
+        Answer {
+            status: 201,
+            what: "It will be driven by the next node that can.",
+            form: schema("Job"),
+            headers: &["Location"],
+            example: None,
+        },
+        ok("What it would do.", schema("JobPlan")),
+    ],
+    refusals: &[409],
+};
+
+pub const LIST: Operation = Operation {
+    method: "GET",
+    path: "/jobs",
+    id: "jobs_list",
+    tag: "jobs",
+    summary: "Jobs, newest first",
+    description: "",
+    scope: "jobs:read",
+    parameters: &["limit", "cursor"],
+    body: None,
+    answers: &[ok("A page of jobs.", page("Job"))],
+    refusals: &[],
+};
 
 fn nullable(schema: Value) -> Value {
     json!({ "oneOf": [schema, { "type": "null" }] })

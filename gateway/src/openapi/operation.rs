@@ -119,3 +119,16 @@ pub const fn of_job(
     let tag = "jobs";
     Operation { method, path, id, tag, summary, description, scope, parameters: &[], body: None, answers, refusals }
 }
+
+/// The same on one batch.
+pub const fn of_batch(
+    place: (&'static str, &'static str),
+    id: &'static str,
+    summary: &'static str,
+    scope: &'static str,
+    description: &'static str,
+    answers: &'static [Answer],
+    refusals: &'static [u16],
+) -> Operation {
+    Operation { tag: "batches", ..of_job(place, id, summary, scope, description, answers, refusals) }
+}

@@ -1,6 +1,9 @@
 //! The table of operations: one entry for each route, in the order of `api::ROUTES`.
 
-use super::operation::{Answer, Body, EVENTS, JSON, Operation, Shape, json, of_job, of_operator, of_worker, ok, page};
+use super::operation::{
+    Answer, Body, EVENTS, JSON, Operation, Shape, json, of_batch, of_job, of_operator, of_worker, ok, page,
+};
+use super::{batches, jobs};
 
 pub const TAGS: &[(&str, &str)] = &[
     ("runs", "One run is one durable unit of work."),
@@ -8,6 +11,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("queues", "What can be run, and where it waits."),
     ("workers", "Pull workers take runs over HTTP, in any language."),
     ("jobs", "Jobs carry the runs of an `llm` task out, in provider batches."),
+    ("batches", "Provider batches, and an operator's answer about those of unknown fate."),
     ("operations", "What waits, and who is there."),
 ];
 
@@ -382,43 +386,8 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[ok("A page of entries.", page("BufferEntry"))],
         refusals: &[],
     },
-    Operation {
-        method: "POST",
-        path: "/jobs",
-        id: "jobs_create",
-        tag: "jobs",
-        summary: "Make a job, or plan one",
-        description: "A backfill takes what waits now and ends; a daemon stands and batches what comes. With \
-                      `dry_run` nothing is written and no provider is asked. A second live job of the same pool and \
-                      source is refused, naming the first.",
-        scope: "jobs:write",
-        parameters: &[],
-        body: Some(Body { forms: &[(JSON, Shape::Named("JobCreate"))], example: Some("job_create") }),
-        answers: &[
-            Answer {
-                status: 201,
-                what: "It will be driven by the next node that can.",
-                form: json("Job"),
-                headers: &["Location"],
-                example: None,
-            },
-            ok("What it would do.", json("JobPlan")),
-        ],
-        refusals: &[409, 422],
-    },
-    Operation {
-        method: "GET",
-        path: "/jobs",
-        id: "jobs_list",
-        tag: "jobs",
-        summary: "Jobs, newest first",
-        description: "",
-        scope: "jobs:read",
-        parameters: &["limit", "cursor"],
-        body: None,
-        answers: &[ok("A page of jobs.", page("Job"))],
-        refusals: &[],
-    },
+    jobs::CREATE,
+    jobs::LIST,
     of_job(
         ("GET", "/jobs/{id}"),
         "jobs_get",
@@ -470,6 +439,18 @@ pub const OPERATIONS: &[Operation] = &[
         }],
         &[],
     ),
+    batches::LIST,
+    of_batch(
+        ("GET", "/batches/{id}"),
+        "batches_get",
+        "One batch, with what happened to it",
+        "jobs:read",
+        "",
+        &[ok("The batch.", json("Batch"))],
+        &[],
+    ),
+    batches::ADOPT,
+    batches::ABANDON,
     of_operator(
         ("GET", "/nodes"),
         "nodes_list",

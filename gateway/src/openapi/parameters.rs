@@ -1,7 +1,7 @@
 //! Parameters and headers of answers, each by the name that the table of operations uses.
 
 use serde_json::{Map, Value, json};
-use storage::model::{RunState, Source};
+use storage::model::{BatchState, RunState, Source};
 
 /// A name of tasks and queues.
 pub fn name_schema() -> Value {
@@ -20,6 +20,10 @@ pub fn states() -> Vec<&'static str> {
     RunState::ALL.iter().map(|state| state.word()).collect()
 }
 
+pub fn batch_states() -> Vec<&'static str> {
+    BatchState::ALL.iter().map(|state| state.word()).collect()
+}
+
 pub fn sources() -> [&'static str; 2] {
     [Source::Backfill.word(), Source::Daemon.word()]
 }
@@ -34,6 +38,8 @@ pub fn all() -> Value {
     let parameters = [
         ("run_id", parameter("path", "id", "The run's id.", run_id_schema())),
         ("job_id", parameter("path", "id", "The job's id.", id_schema("job"))),
+        ("batch_id", parameter("path", "id", "The batch's id.", id_schema("bat"))),
+        ("batch_state", parameter("query", "state", "Only those that are so.", word(json!(batch_states())))),
         ("node_id", parameter("path", "id", "The node's id.", id_schema("node"))),
         ("queue", parameter("path", "queue", "The queue's name; it need not hold anything.", name_schema())),
         ("status", parameter("query", "status", "Only those that are so.", word(json!(states())))),

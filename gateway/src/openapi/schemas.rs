@@ -1,6 +1,6 @@
 //! All schemas by name, and what they are made of.
 
-use super::{jobs, runs, workers};
+use super::{batches, jobs, runs, workers};
 use crate::http::problem::Code;
 use serde_json::{Map, Value, json};
 
@@ -69,6 +69,9 @@ pub fn all() -> Value {
         ("JobCreate", jobs::create()),
         ("Job", jobs::job()),
         ("JobPlan", jobs::plan()),
+        ("Batch", batches::batch()),
+        ("BatchAdopt", batches::adopt()),
+        ("BatchAbandon", batches::abandon()),
         ("BufferStatus", buffer_status()),
         ("BufferEntry", buffer_entry()),
         ("Node", node()),

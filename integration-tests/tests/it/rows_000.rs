@@ -209,7 +209,7 @@ async fn parts(case: &Case) -> actors::Parts {
     let node = NodeId::mint(&mut ids, SystemClock.now());
     let options = OpenOptions { url: case.store.clone(), node, lease: Duration::from_secs(3_600) };
     let store = Store::open(options).await.expect("the store opens");
-    let all = BatchFilter { state: None, pool: None };
+    let all = BatchFilter::default();
     let batches = store.list_batches(&all, None, 10).await.expect("the batches");
     let states: Vec<_> = batches.iter().map(|batch| (batch.state, batch.create_no)).collect();
     assert_eq!(states, [(BatchState::Submitted, 1), (BatchState::Collected, 2)]);

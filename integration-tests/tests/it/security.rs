@@ -13,7 +13,7 @@ use harness::{Answer, Client, Server};
 use serde_json::Value;
 
 const ALL_SCOPES: &str = "runs:read,runs:write,workers,queues:write,buffer:read,jobs:read,jobs:write,admin,chaos";
-const LATER: &str = "[tasks.later]\nkind = \"pull\"\n";
+const LATER: &str = "[tasks.later]\nkind = \"pull\"\n[tasks.asked]\nkind = \"llm\"\nprovider = \"openai\"\n";
 /// The form of a run's id; nobody's.
 const NOBODYS: &str = "run_01jd8v9k3z5m7q2w4x6y8a0b1c";
 
@@ -53,7 +53,9 @@ fn request(method: &str, route: &str, run: &str) -> (String, Option<String>) {
         ("PATCH", "/runs/{id}") => "{\"tags\":[\"changed\"]}".to_owned(),
         ("POST", "/workers/lease") => "{\"tasks\":[\"later\"],\"worker\":\"w\"}".to_owned(),
         ("POST", "/workers/output") => format!("{{{held},\"seq\":0,\"data\":\"x\"}}"),
-        ("POST", "/jobs") => "{\"pool\":\"nowhere\"}".to_owned(),
+        ("POST", "/batches/{id}/adopt") => "{\"provider_batch_id\":\"batch_x\"}".to_owned(),
+        ("POST", "/batches/{id}/abandon") => "{}".to_owned(),
+        ("POST", "/jobs") => "{\"pool\":\"asked\"}".to_owned(),
         ("POST", _) if route.starts_with("/workers/") => format!("{{{held}}}"),
         _ => return (path, None),
     };

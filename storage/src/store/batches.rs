@@ -161,6 +161,7 @@ impl TryFrom<RawBatch> for BatchRow {
 /// Which batches to list; `None` means all.
 #[derive(Debug, Clone, Default)]
 pub struct BatchFilter {
+    pub env: Option<String>,
     pub state: Option<BatchState>,
     pub pool: Option<String>,
 }
@@ -188,6 +189,7 @@ const LIST_BATCHES: &str = concat!(
     "-- list_batches\n",
     batch_columns!(),
     "WHERE (created_at, id) < ($1, $2) AND ($3 = '' OR state = $3) AND ($4 = '' OR pool = $4)
+        AND ($6 = '' OR env = $6)
     ORDER BY created_at DESC, id DESC LIMIT $5"
 );
 
@@ -260,6 +262,7 @@ impl Store {
                 .bind(filter.state.map_or("", BatchState::word))
                 .bind(filter.pool.as_deref().unwrap_or(""))
                 .bind(i64::from(limit))
+                .bind(filter.env.as_deref().unwrap_or(""))
                 .fetch_all(pool)
                 .await?
         });

@@ -25,24 +25,22 @@ SELECT lane, CAST(SUM(CASE WHEN due_at = 0 THEN 1 ELSE 0 END) AS BIGINT), CAST(S
 FROM ready WHERE env = $1 GROUP BY lane";
 
 /// All that waits of a queue, whoever's it is.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueueTotal {
     pub queue: String,
-    /// Runs that may be claimed.
-    pub ready: i64,
-    pub buffered: i64,
-    /// When the oldest of them began to wait, in milliseconds.
-    pub oldest_at: i64,
+    pub waiting: i64,
+    /// When the first of them began to wait.
+    pub oldest_at: Option<Timestamp>,
 }
 
-/// `{queue}` is what stands before the divider in a lane.
-const TOTALS: &str = "-- queue_totals
-SELECT queue, CAST(SUM(ready) AS BIGINT) AS ready, CAST(SUM(buffered) AS BIGINT) AS buffered, MIN(since) AS oldest_at
-FROM (SELECT {queue} AS queue, COUNT(*) AS ready, 0 AS buffered, MIN(since) AS since FROM ready WHERE due_at = 0
-        GROUP BY {queue}
-    UNION ALL SELECT {queue}, 0, COUNT(*), MIN(accepted_at) FROM buffer WHERE parked IS NULL AND due_at = 0
-        GROUP BY {queue}) AS part
-GROUP BY queue ORDER BY 2 DESC, 3 DESC, queue";
+/// A walk along one index, and one look for each lane.
+const READY_BY_LANE: &str = "-- ready_by_lane
+SELECT g.lane, g.entries, (SELECT r.since FROM ready r WHERE r.due_at = 0 AND r.basin = g.basin AND r.lane = g.lane
+    ORDER BY r.rank, r.run_id LIMIT 1) AS oldest
+FROM (SELECT basin, lane, COUNT(*) AS entries FROM ready WHERE due_at = 0 GROUP BY basin, lane) AS g";
+const BUFFERED_BY_LANE: &str = "-- buffered_by_lane
+SELECT lane, COUNT(*) AS entries, MIN(accepted_at) AS oldest FROM buffer WHERE parked IS NULL AND due_at = 0
+GROUP BY lane";
 
 const RUNNING: &str = "-- queue_running
 SELECT lane, COUNT(*) FROM leases WHERE env = $1 GROUP BY lane";
@@ -107,15 +105,14 @@ impl Store {
         Ok(queues.into_values().collect())
     }
 
-    /// What waits in each queue, over all envs, the fullest first. Walks over all that waits.
-    pub async fn queue_totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
-        let queue = if self.is_sqlite() {
-            "SUBSTR(lane, 1, INSTR(lane, CHAR(31)) - 1)"
-        } else {
-            "split_part(lane, chr(31), 1)"
-        };
-        let sql = TOTALS.replace("{queue}", queue);
-        Ok(on_pool!(self, |pool| sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await?))
+    /// What may be claimed of each queue, over all envs, the fullest first. Walks over all of it.
+    pub async fn ready_totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
+        Ok(totals(on_pool!(self, |pool| sqlx::query_as(READY_BY_LANE).fetch_all(pool).await?)))
+    }
+
+    /// What waits in the buffer of each queue and need not wait for its time.
+    pub async fn buffered_totals(&self) -> Result<Vec<QueueTotal>, StoreError> {
+        Ok(totals(on_pool!(self, |pool| sqlx::query_as(BUFFERED_BY_LANE).fetch_all(pool).await?)))
     }
 
     /// Pauses a queue from `since`, or lets it go on with `None`. What is under way goes on to its end.
@@ -158,6 +155,19 @@ impl Store {
         };
         Ok(buffered + ready)
     }
+}
+
+fn totals(lanes: Vec<(String, i64, Option<i64>)>) -> Vec<QueueTotal> {
+    let mut queues: BTreeMap<String, QueueTotal> = BTreeMap::new();
+    for (lane, entries, oldest) in lanes {
+        let queue = Lane::from_text(lane).queue().to_owned();
+        let total = queues.entry(queue.clone()).or_insert_with(|| QueueTotal { queue, ..QueueTotal::default() });
+        total.waiting += entries;
+        total.oldest_at = [total.oldest_at, oldest.map(Timestamp::from_millis)].into_iter().flatten().min();
+    }
+    let mut totals: Vec<QueueTotal> = queues.into_values().collect();
+    totals.sort_by_key(|total| std::cmp::Reverse(total.waiting));
+    totals
 }
 
 async fn count_in_slices(readers: &SqlitePool, env: &str, bound: i64) -> Result<i64, StoreError> {

@@ -3,7 +3,7 @@
 use crate::fixture::at;
 use crate::sent::{ENV, OTHER_ENV, QUEUE};
 use storage::model::Lane;
-use storage::store::{Ending, NewRecord, QueueRow};
+use storage::store::{Ending, NewRecord, QueueRow, QueueTotal};
 
 on_both! {
     async fn a_queue_is_there_as_soon_as_a_run_names_it_and_gone_with_its_last(store: Fixture) {
@@ -14,6 +14,27 @@ on_both! {
         assert_eq!(store.queues(OTHER_ENV).await.unwrap(), []);
         store.cancel_run(ENV, &run, at(5)).await.unwrap();
         assert_eq!(store.queues(ENV).await.unwrap(), []);
+    }
+
+    async fn what_waits_of_a_queue_is_counted_over_all_envs_keys_and_workers(store: Fixture) {
+        let record = |env: &str, queue: &str, key: &str, accepted| NewRecord {
+            lane: Lane::new(queue, key),
+            accepted_at: at(accepted),
+            ..store.record(env)
+        };
+        let pulled = NewRecord { lane: Lane::new("mail", ""), accepted_at: at(9), ..store.for_pull("train", ENV) };
+        let delayed = NewRecord { not_before: Some(at(99)), ..record(ENV, "mail", "", 0) };
+        let records = [record(ENV, "mail", "", 7), record(OTHER_ENV, "mail", "k", 3), pulled, delayed];
+        store.take_in(&records).await;
+        let held = |accepted| NewRecord { buffered: true, ..record(ENV, "held", "", accepted) };
+        store.take_in(&[record(ENV, "mail2", "", 1), held(4), held(2)]).await;
+        let total = |queue: &str, waiting, oldest| QueueTotal {
+            queue: queue.to_owned(),
+            waiting,
+            oldest_at: Some(at(oldest)),
+        };
+        assert_eq!(store.ready_totals().await.unwrap(), [total("mail", 3, 3), total("mail2", 1, 1)]);
+        assert_eq!(store.buffered_totals().await.unwrap(), [total("held", 2, 2)]);
     }
 
     async fn what_waits_is_delayed_and_runs_is_counted_over_all_keys_of_a_queue(store: Fixture) {

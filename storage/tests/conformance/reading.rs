@@ -23,15 +23,17 @@ on_both! {
         }
         assert_eq!(paged, all);
         for (state, id) in BatchState::ALL.iter().zip(all.iter().rev()) {
-            let filter = BatchFilter { state: Some(*state), pool: None };
+            let filter = BatchFilter { state: Some(*state), ..BatchFilter::default() };
             assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
             let pool = store.batch(id).await.unwrap().unwrap().pool;
-            let filter = BatchFilter { state: Some(*state), pool: Some(pool.clone()) };
+            let filter = BatchFilter { state: Some(*state), pool: Some(pool.clone()), env: Some("home".to_owned()) };
             assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
-            let filter = BatchFilter { state: None, pool: Some(pool) };
+            let filter = BatchFilter { pool: Some(pool), ..BatchFilter::default() };
             assert_eq!(ids(&store, &filter, None, 99).await, std::slice::from_ref(id));
         }
-        let filter = BatchFilter { state: None, pool: Some("nowhere".to_owned()) };
+        let filter = BatchFilter { env: Some("nowhere".to_owned()), ..BatchFilter::default() };
+        assert!(store.list_batches(&filter, None, 9).await.unwrap().is_empty());
+        let filter = BatchFilter { pool: Some("nowhere".to_owned()), ..BatchFilter::default() };
         assert_eq!(ids(&store, &filter, None, 99).await, []);
     }
 

@@ -57,7 +57,10 @@ fn every_documented_operation_is_there() {
         for (method, operation) in operations.as_object().expect("operations") {
             let body = if operation["requestBody"].is_object() { "{}" } else { "" };
             let (status, answer) = ask(&server, &method.to_uppercase(), &format!("/api/v1{filled}"), body);
-            assert!(status != 404 && status != 405, "{method} {path}: {answer}");
+            // A run is no job and no batch, and the answer is about that.
+            let is_there = status != 404
+                || ["there is no such job", "there is no such batch"].iter().any(|no| answer.contains(no));
+            assert!(is_there && status != 405, "{method} {path}: {answer}");
             assert!(operation["responses"][status.to_string()].is_object(), "{method} {path}: {answer}");
             asked += 1;
         }

@@ -187,3 +187,57 @@ fn jobs_the_command_line_plans_starts_and_follows_a_job_to_its_exit_code() {
     assert_eq!(cli(&server, &url, &["jobs", "start", "nowhere"]).status.code(), Some(2));
     server.stop();
 }
+
+/// While a server has the store, nobody else can answer for it.
+#[test]
+fn jobs_a_batch_of_unknown_fate_is_answered_for_over_http() {
+    let supplier = Supplier::new(Protocol::OpenAi, Account::open());
+    supplier.account.faults(&json!({"lose_answers": 1, "hide_from_list_ms": 600_000}));
+    let patient = supplier.with_task(TASK).replace("settle_seconds = 0.3", "settle_seconds = 600");
+    let mut server = Server::on(Database::Sqlite).config(&patient).start();
+    let mut client = server.client();
+    let runs = submit(&mut client, &supplier, 0, 3);
+    let unknown = |client: &mut Client| {
+        let mut found = Value::Null;
+        eventually("its fate is unknown", || {
+            found = client.list("/batches?state=unknown").first().cloned().unwrap_or_default();
+            found.is_object()
+        });
+        found
+    };
+    let id = start(&mut client, &json!({"pool": TASK}));
+    let batch = unknown(&mut client);
+    assert_eq!(batch["job_id"], id.as_str());
+    let path = |batch: &Value, verb: &str| format!("/batches/{}/{verb}", batch["id"].as_str().expect("an id"));
+    let refused = client.post(&path(&batch, "abandon"), &json!({}));
+    assert_eq!(refused.json()["errors"][0]["pointer"], "/accept_double_billing", "{refused:?}");
+    client.post(&path(&batch, "adopt"), &json!({"provider_batch_id": ""})).is_problem(400, "invalid_field");
+    let at_provider = json!({"provider_batch_id": supplier.account.ledger().batches[0].id});
+    let adopted = client.post(&path(&batch, "adopt"), &at_provider).is(200).json();
+    assert_eq!(
+        (&adopted["state"], &adopted["provider_batch_id"]),
+        (&json!("submitted"), &at_provider["provider_batch_id"])
+    );
+    client.post(&path(&batch, "adopt"), &at_provider).is_problem(409, "conflict");
+    assert_eq!(is_over(&mut client, &id)["items"]["succeeded"], 3);
+    super::are_bought_once(&mut client, &supplier, &runs);
+    let whole = client.get(&format!("/batches/{}", batch["id"].as_str().expect("an id"))).is(200).json();
+    let events: Vec<&str> =
+        whole["events"].as_array().expect("events").iter().filter_map(|event| event["event"].as_str()).collect();
+    assert!(
+        events.starts_with(&["planned"]) && events.contains(&"found") && events.ends_with(&["collected"]),
+        "{events:?}"
+    );
+    // Given up with open eyes: it is bought again, as was accepted.
+    supplier.account.faults(&json!({"lose_answers": 2, "hide_from_list_ms": 600_000}));
+    let run = submit(&mut client, &supplier, 3, 1).remove(0);
+    let id = start(&mut client, &json!({"pool": TASK}));
+    let batch = unknown(&mut client);
+    supplier.account.faults(&json!({}));
+    let given_up = client.post(&path(&batch, "abandon"), &json!({"accept_double_billing": true})).is(200).json();
+    assert_eq!(given_up["state"], "abandoned");
+    is_over(&mut client, &id);
+    assert_eq!(client.read(&run)["status"], "succeeded");
+    assert_eq!(supplier.account.ledger().billed_twice.len(), 1);
+    server.stop();
+}

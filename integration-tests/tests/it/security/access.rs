@@ -40,6 +40,10 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("POST", "/jobs/{id}/resume", Scope::JobsWrite),
     ("POST", "/jobs/{id}/cancel", Scope::JobsWrite),
     ("GET", "/jobs/{id}/events", Scope::JobsRead),
+    ("GET", "/batches", Scope::JobsRead),
+    ("GET", "/batches/{id}", Scope::JobsRead),
+    ("POST", "/batches/{id}/adopt", Scope::JobsWrite),
+    ("POST", "/batches/{id}/abandon", Scope::JobsWrite),
     ("GET", "/nodes", Scope::Admin),
     ("POST", "/nodes/{id}/drain", Scope::Admin),
     ("GET", "/actors", Scope::Admin),
@@ -138,8 +142,11 @@ fn s2_and_rows_128_129_a_route_is_opened_by_its_scope_and_by_nothing_else() {
         let right = match *route {
             // The token of a lease that nobody holds.
             worker if worker.starts_with("/workers/") => [200, 409],
-            // A run is no node.
+            // A run is no node, no job, and no batch.
             "/nodes/{id}/drain" => [404, 404],
+            other if other.starts_with("/jobs/") || other.starts_with("/batches/") => [404, 404],
+            // Nobody here has a key for the provider.
+            "/jobs" if *method == "POST" => [409, 409],
             _ => [200, 201],
         };
         assert!(right.contains(&answer.status), "{method} {route}: {answer:?}");
