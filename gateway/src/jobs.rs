@@ -56,9 +56,8 @@ async fn list(store: &Store, limit: u32, after: Option<&str>) -> Result<List, Fa
     let has_more = jobs.len() > limit;
     jobs.truncate(limit);
     let next_after = jobs.last().filter(|_| has_more).map(|job| job.id.to_string());
-    let mut rows = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        rows.push(view::row(job, &store.pool_counts(&job.pool).await?));
-    }
+    let pools: Vec<&str> = jobs.iter().map(|job| job.pool.as_str()).collect();
+    let counts = store.counts_of_pools(&pools).await?;
+    let rows = jobs.iter().map(|job| view::row(job, &counts.get(&job.pool).copied().unwrap_or_default())).collect();
     Ok(List { columns: view::COLUMNS, rows, next_after })
 }

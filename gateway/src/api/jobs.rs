@@ -19,7 +19,7 @@ use actors::LlmTask;
 use serde_json::{Value, json};
 use std::time::Duration;
 use storage::model::{JobEvent, JobId, Money};
-use storage::store::{Dressed, JobAsked, JobRow, Made, NewJob, WaitingAt};
+use storage::store::{Dressed, JobAsked, JobRow, Made, NewJob, PoolCounts, WaitingAt};
 use wish::Wish;
 
 /// Jobs on a page.
@@ -235,11 +235,14 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
         .store(move |runs| async move {
             let from = before.as_ref();
             let before = from.map(|at| (storage::model::Timestamp::from_millis(at.sort), at.id.as_str()));
-            let mut rows = Vec::new();
-            for job in runs.store.jobs_of_env(&env, before, limit + 1).await? {
-                let counts = runs.store.pool_counts(&job.pool).await?;
-                rows.push((job, counts));
-            }
+            let jobs = runs.store.jobs_of_env(&env, before, limit + 1).await?;
+            let pools: Vec<&str> = jobs.iter().map(|job| job.pool.as_str()).collect();
+            let counts = runs.store.counts_of_pools(&pools).await?;
+            let with_counts = |job: JobRow| {
+                let counts = counts.get(&job.pool).copied().unwrap_or_default();
+                (job, counts)
+            };
+            let rows: Vec<(JobRow, PoolCounts)> = jobs.into_iter().map(with_counts).collect();
             Ok(rows)
         })
         .await?;

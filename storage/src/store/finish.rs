@@ -79,12 +79,12 @@ struct End<'a> {
 }
 
 /// Each lease is looked up and locked by itself: by statistics the table is all but empty, whatever PostgreSQL could not
-/// clear away yet, and to walk over all of it would be the plan.
+/// clear away yet, and to walk over all of it would be the plan. What is locked is deleted by its key and not by its
+/// place, which moves when somebody has asked for a cancel meanwhile.
 const LEASES_POSTGRES: &str = "-- end_leases
-WITH picked AS MATERIALIZED (SELECT p.place FROM UNNEST($1::TEXT[], $2::BIGINT[]) AS v(run_id, epoch)
-    CROSS JOIN LATERAL (SELECT l.ctid AS place FROM leases l WHERE l.run_id = v.run_id AND l.epoch = v.epoch
-        FOR UPDATE) AS p)
-DELETE FROM leases WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
+WITH picked AS MATERIALIZED (SELECT v.run_id FROM UNNEST($1::TEXT[], $2::BIGINT[]) AS v(run_id, epoch)
+    CROSS JOIN LATERAL (SELECT 1 FROM leases l WHERE l.run_id = v.run_id AND l.epoch = v.epoch FOR UPDATE) AS l)
+DELETE FROM leases WHERE leases.run_id = ANY(ARRAY(SELECT run_id FROM picked))
 RETURNING leases.run_id, env, basin, lane, task, rank, expires_at, leases.epoch, attempts, max_attempts,
     max_duration_ms, holder, leased_at, cancel_requested";
 
@@ -93,9 +93,9 @@ const SUCCEED_POSTGRES: &str = "-- succeed
 WITH v AS MATERIALIZED (SELECT UNNEST($1::TEXT[]) AS run_id, UNNEST($2::BIGINT[]) AS epoch,
     UNNEST($3::TEXT[]) AS output, UNNEST($4::BIGINT[]) AS started_at),
 picked AS MATERIALIZED (SELECT p.*, v.* FROM v CROSS JOIN LATERAL (
-    SELECT l.ctid AS place, l.attempts, l.env, l.basin, l.lane FROM leases l
+    SELECT l.attempts, l.env, l.basin, l.lane FROM leases l
     WHERE l.run_id = v.run_id AND l.epoch = v.epoch FOR UPDATE) AS p),
-ended AS (DELETE FROM leases WHERE ctid = ANY(ARRAY(SELECT place FROM picked)))
+ended AS (DELETE FROM leases WHERE run_id = ANY(ARRAY(SELECT run_id FROM picked)))
 UPDATE run_records SET state = 'succeeded', output = e.output, epoch = e.epoch, attempts = e.attempts,
     started_at = e.started_at, finished_at = $5
 FROM picked e WHERE run_records.env = e.env AND id = e.run_id AND state = 'open'

@@ -5,6 +5,7 @@ use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Epoch, JobId, NewRun, Timestamp};
 use sqlx::QueryBuilder;
+use std::collections::HashMap;
 
 /// A pool's runs by state, and its money in nano-dollars, maintained in the transactions that change them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, sqlx::FromRow)]
@@ -22,6 +23,13 @@ pub struct PoolCounts {
     pub given_back: i64,
 }
 
+#[derive(sqlx::FromRow)]
+struct NamedCounts {
+    name: String,
+    #[sqlx(flatten)]
+    counts: PoolCounts,
+}
+
 impl PoolCounts {
     pub fn pending(&self) -> i64 {
         self.queued + self.running
@@ -31,6 +39,10 @@ impl PoolCounts {
 const POOL: &str = "-- pool
 SELECT total, queued, running, succeeded, failed, reserved_nanos, spent_nanos, unpriced, given_back
 FROM pools WHERE name = $1";
+
+const POOLS: &str =
+    "SELECT name, total, queued, running, succeeded, failed, reserved_nanos, spent_nanos, unpriced, given_back
+FROM pools WHERE name IN (";
 
 const COUNT_IN: &str = "-- count_in
 UPDATE pools SET total = total + $3, queued = queued + $3 WHERE name = $1 AND total = $2";
@@ -42,6 +54,24 @@ impl Store {
     pub async fn pool_counts(&self, pool_name: &str) -> Result<PoolCounts, StoreError> {
         let row = on_pool!(self, |pool| sqlx::query_as(POOL).bind(pool_name).fetch_optional(pool).await?);
         Ok(row.unwrap_or_default())
+    }
+
+    /// The same of several pools, by name; one that is not there has no counts.
+    pub async fn counts_of_pools(&self, names: &[&str]) -> Result<HashMap<String, PoolCounts>, StoreError> {
+        let mut counts = HashMap::with_capacity(names.len());
+        for chunk in names.chunks(CHUNK) {
+            let found: Vec<NamedCounts> = on_pool!(self, |pool| {
+                let mut select = QueryBuilder::<Db>::new(POOLS);
+                let mut list = select.separated(", ");
+                for name in chunk {
+                    list.push_bind(*name);
+                }
+                select.push(")");
+                select.build_query_as().persistent(false).fetch_all(pool).await?
+            });
+            counts.extend(found.into_iter().map(|row| (row.name, row.counts)));
+        }
+        Ok(counts)
     }
 
     /// Adds runs to the pool of a job that is still being created. `before` is how many the pool holds

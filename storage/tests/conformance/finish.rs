@@ -291,6 +291,28 @@ fn mixed() -> ([Ending; 7], [RunState; 7]) {
     )
 }
 
+only_on! { Postgres:
+    /// Who ends a run waits for who asks to cancel it, and finds the lease in its new place.
+    async fn an_attempt_that_ends_while_a_cancel_is_being_asked_for_leaves_no_lease_behind(store: Fixture) {
+        for plain in [true, false] {
+            let lease = store.leased(store.record(ENV)).await;
+            let verdict = match plain {
+                true => verdict(&lease, Ending::Succeeded),
+                false => because(&lease, Ending::Failed, "a code", "a reason"),
+            };
+            store.raw.exec("BEGIN").await;
+            store.raw.exec(&format!("UPDATE leases SET cancel_requested = 1 WHERE run_id = '{}'", lease.run)).await;
+            let (ender, told) = (store.store.clone(), verdict.clone());
+            let ends = tokio::spawn(async move { ender.settle_runs(&[told], at(20)).await });
+            store.raw.until("SELECT COUNT(*) FROM pg_locks WHERE NOT granted", |waiting| waiting > 0).await;
+            store.raw.exec("COMMIT").await;
+            let state = ends.await.unwrap().unwrap().remove(0).state;
+            assert_eq!(state, Some(if plain { RunState::Succeeded } else { RunState::Failed }));
+            assert_eq!(store.places(&lease.run).await, Vec::<&str>::new(), "{verdict:?}");
+        }
+    }
+}
+
 fn moved_on(run: &RunId) -> Finished {
     let (basin, lane) = (Basin::from_text(""), Lane::from_text(""));
     Finished { run: run.clone(), env: String::new(), state: None, basin, lane }
