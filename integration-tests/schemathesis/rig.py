@@ -16,7 +16,7 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 BINARY = pathlib.Path(os.environ.get("TIDEGATE_BIN") or HERE.parents[1] / "target/release/tidegate").resolve()
-SCOPES = "runs:read,runs:write,workers,queues:write,buffer:read,admin,chaos"
+SCOPES = "runs:read,runs:write,workers,queues:write,buffer:read,jobs:read,jobs:write,admin,chaos"
 SEED = os.environ.get("TIDEGATE_SEED") or "1"
 SOAK = bool(os.environ.get("TIDEGATE_SOAK"))
 CONFIG = """
@@ -26,9 +26,16 @@ kind = "pull"
 kind = "exec"
 program = "/bin/echo"
 args = ["hello"]
+[tasks.ask]
+kind = "llm"
+provider = "nobody"
+[providers.nobody]
+protocol = "openai"
+base_url = "http://127.0.0.1:9/v1"
+api_key_file = "nobody.key"
 """
 # Streams of events end when a run does or never; `serve_*` and `security` follow them.
-STREAMS = ["runs_events", "events"]
+STREAMS = ["runs_events", "events", "jobs_events"]
 
 
 def free_port():
@@ -77,6 +84,7 @@ class Server:
     def __init__(self, folder, store):
         config = folder / "tidegate.toml"
         config.write_text(CONFIG)
+        (folder / "nobody.key").write_text("a key for nobody\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
         env = {**kept, "TIDEGATE_STORE": store, "HOME": str(folder)}
         make = [BINARY, "keys", "create", "--env", "acme/dev", "--scope", SCOPES]
@@ -108,6 +116,12 @@ class Server:
         ids.append(self.call("POST", "/runs", {"task": "noop", "delay_seconds": 86400})["id"])
         self.call("POST", f"/runs/{ids[3]}/cancel")
         wait_for("the first runs end", lambda: all(self.call("GET", f"/runs/{run}")["finished_at"] for run in ids[:2]))
+        return ids
+
+    def jobs(self):
+        """One that is over and one that stands, as ids."""
+        ids = [self.call("POST", "/jobs", {"pool": "ask", "source": source})["id"] for source in ("backfill", "daemon")]
+        wait_for("the first job ends", lambda: self.call("GET", f"/jobs/{ids[0]}")["finished_at"])
         return ids
 
     def stop(self):
@@ -142,6 +156,7 @@ def narrowed(server, folder):
     parts = document["components"]
     parts["parameters"]["env"]["schema"] = {"type": "string", "enum": ["acme/dev"]}
     parts["schemas"]["RunCreate"]["properties"]["task"] = {"type": "string", "enum": ["noop", "hello", "work"]}
+    parts["schemas"]["JobCreate"]["properties"]["pool"] = {"type": "string", "enum": ["ask"]}
     tasks = {"type": "array", "items": {"type": "string", "enum": ["work"]}, "maxItems": 50}
     parts["schemas"]["LeaseRequest"]["properties"]["tasks"] = tasks
     # Nobody is to wait here: neither for runs that do not come, nor for runs that nobody carries out.
@@ -163,7 +178,8 @@ def schemathesis(server, folder):
     command += ["--max-examples", "400" if SOAK else "30", "--request-timeout", "40"]
     for stream in STREAMS:
         command += ["--exclude-operation-id", stream]
-    env = {**os.environ, "RIG_RUNS": ",".join(server.runs()), "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE)}
+    made = {"RIG_RUNS": ",".join(server.runs()), "RIG_JOBS": ",".join(server.jobs())}
+    env = {**os.environ, **made, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE)}
     return subprocess.run(command, env=env, cwd=folder).returncode
 
 

@@ -6,7 +6,7 @@ use crate::parts::Parts;
 use crate::provider::request::batch_of_key;
 use crate::provider::{Listed, Protocol, Provider};
 use std::collections::HashSet;
-use storage::model::BatchId;
+use storage::model::{BatchId, BatchState};
 use storage::store::BatchRow;
 use tracing::error;
 
@@ -17,7 +17,11 @@ pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
         let Some(provider) = parts.provider_of(&row.account) else { continue };
         let listed = provider.list(row.created_at).await?;
         // Asked after the listing and before what is known: a batch of ours that was listed is either known by
-        // now, or its create is still without a stored answer.
+        // now, or its create is still without a stored answer. Then what was listed may be just that create.
+        let Some(row) = parts.store.batch(&row.id).await? else { continue };
+        if matches!(row.state, BatchState::Planned | BatchState::Submitting | BatchState::Unknown) {
+            continue;
+        }
         let creating = parts.store.lane_is_busy(&row.account, &BatchId::from_text("")).await?;
         let known: HashSet<String> = parts.store.known_provider_ids(&row.account).await?.into_iter().collect();
         for candidate in listed.into_iter().filter(|candidate| !known.contains(&candidate.id)) {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The rows that there are to answer for: of each section, how many by letter.
 const ROWS: &[(&str, &[(&str, usize)])] = &[
     ("000", &[("A", 11), ("R", 9), ("S", 8), ("D", 14), ("I", 9), ("G", 5)]),
-    ("001", &[("B", 12)]),
+    ("001", &[("B", 12), ("C", 7), ("T", 7), ("P", 10), ("W", 7), ("K", 2), ("V", 2)]),
     ("003", &[("H", 6), ("J", 18), ("U", 17), ("Z", 12), ("Y", 19)]),
     (
         "004",

@@ -209,10 +209,7 @@ async fn parts(case: &Case) -> actors::Parts {
     let node = NodeId::mint(&mut ids, SystemClock.now());
     let options = OpenOptions { url: case.store.clone(), node, lease: Duration::from_secs(3_600) };
     let store = Store::open(options).await.expect("the store opens");
-    let all = BatchFilter::default();
-    let batches = store.list_batches(&all, None, 10).await.expect("the batches");
-    let states: Vec<_> = batches.iter().map(|batch| (batch.state, batch.create_no)).collect();
-    assert_eq!(states, [(BatchState::Submitted, 1), (BatchState::Collected, 2)]);
+    let batches = store.list_batches(&BatchFilter::default(), None, 10).await.expect("the batches");
     let client = OpenAi::new(&format!("http://{}/v1", case.account.addr()), &case.account.key).expect("a client");
     let client: Arc<dyn Provider> = Arc::new(client);
     actors::Parts {
@@ -230,6 +227,42 @@ async fn parts(case: &Case) -> actors::Parts {
     }
 }
 
+/// The state of each batch, newest first, and how often it was created.
+fn creates(parts: &actors::Parts, runtime: &tokio::runtime::Runtime) -> Vec<(BatchState, i64)> {
+    let batches = runtime.block_on(parts.store.list_batches(&BatchFilter::default(), None, 10)).expect("the batches");
+    batches.iter().map(|batch| (batch.state, batch.create_no)).collect()
+}
+
+fn sweeping(parts: &actors::Parts, runtime: &tokio::runtime::Runtime) {
+    // Whoever sweeps for all has a row that says so.
+    for role in ["sweep.lapsed_nodes", "sweep.batches"] {
+        assert!(runtime.block_on(parts.store.hold_role(role, parts.store.now())).expect("the store").is_some());
+    }
+}
+
+/// The provider has it, and nobody here knows its id yet: what is listed is the batch itself.
+#[test]
+fn a_batch_whose_second_create_is_without_a_stored_answer_is_no_duplicate_of_itself() {
+    let case = case(6);
+    for place in ["create.committed", "create.answered"] {
+        killed_in_flight(&case, place);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let parts = runtime.block_on(parts(&case));
+    assert_eq!(creates(&parts, &runtime), [(BatchState::Submitting, 2)]);
+    assert_eq!(case.account.ledger().batches.len(), 1);
+    sweeping(&parts, &runtime);
+    let report = runtime.block_on(sweep_once(&parts, None, Pass::Whole)).expect("the sweep goes through");
+    assert_eq!(report, SweepReport::default());
+    runtime.block_on(parts.store.close());
+    drop(parts);
+    let ended = case.run_with(&["--max-batch-requests", "6"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let verdict = Verdict::on(&case);
+    assert!(verdict.is_clean() && verdict.creates == 1, "{verdict:?}");
+}
+
 #[test]
 fn s000_s3_a_sweep_that_finds_nothing_changes_nothing() {
     let collected = case(6);
@@ -245,10 +278,8 @@ fn s000_s3_a_sweep_that_finds_nothing_changes_nothing() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let parts = runtime.block_on(parts(&submitted));
-    // Whoever sweeps for all has a row that says so.
-    for role in ["sweep.lapsed_nodes", "sweep.batches"] {
-        assert!(runtime.block_on(parts.store.hold_role(role, parts.store.now())).expect("the store").is_some());
-    }
+    assert_eq!(creates(&parts, &runtime), [(BatchState::Submitted, 1), (BatchState::Collected, 2)]);
+    sweeping(&parts, &runtime);
     let before = (snapshot(&submitted), at_the_provider());
     assert_eq!(before.0["batches"].len(), 2);
     for pass in ["first", "second"] {
