@@ -181,8 +181,10 @@ async fn snapshot(look: &Look, job: &JobRow, needs: Option<Money>) -> Result<Sna
     let parts = &look.parts;
     let store = &parts.store;
     let rounds = store.rounds(&job.id, ROUNDS_BACK).await?;
-    let in_flight = store.in_flight().await?.iter().filter(|batch| batch.pool == job.pool).count();
+    // In this order: what is claimed meanwhile is then seen as running, and never as gone.
+    let claimable = store.next_pack(&job.pool, job.round).await?.is_some();
     let counts = store.pool_counts(&job.pool).await?;
+    let in_flight = store.in_flight().await?.iter().filter(|batch| batch.pool == job.pool).count();
     // The hint may be older than a settlement that has released money since: only what is left now counts.
     let used = Money::from_nanos(counts.reserved_nanos) + Money::from_nanos(counts.spent_nanos);
     let left = job.ceilings.max_usd().map_or(Money::MAX, |cap| cap - used);
@@ -198,7 +200,7 @@ async fn snapshot(look: &Look, job: &JobRow, needs: Option<Money>) -> Result<Sna
         total: counts.total,
         queued: counts.queued,
         running: counts.running,
-        claimable: store.next_pack(&job.pool, job.round).await?.is_some(),
+        claimable,
         in_flight: i64::try_from(in_flight).unwrap_or(i64::MAX),
         cap_reached: needs.is_some_and(|needs| needs > left),
         standing: served::due(parts, job, rounds.first(), look.time).await?,

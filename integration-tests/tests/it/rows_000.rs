@@ -260,7 +260,7 @@ fn a_batch_whose_second_create_is_without_a_stored_answer_is_no_duplicate_of_its
     let ended = case.run_with(&["--max-batch-requests", "6"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let verdict = Verdict::on(&case);
-    assert!(verdict.is_clean() && verdict.creates == 1, "{verdict:?}");
+    assert!(verdict.is_clean() && verdict.batches == 1, "{verdict:?}");
 }
 
 #[test]

@@ -35,7 +35,9 @@ UPDATE job_rounds SET ended_at = $3,
         WHERE b.job_id = $1 AND b.round = $2),
     errored = (SELECT CAST(COALESCE(SUM(b.errored), 0) AS BIGINT) FROM batches b
         WHERE b.job_id = $1 AND b.round = $2)
-WHERE job_id = $1 AND round = $2 AND ended_at IS NULL";
+WHERE job_id = $1 AND round = $2 AND ended_at IS NULL
+    AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.job_id = $1 AND b.round = $2
+        AND b.requests > b.succeeded + b.errored + b.uncounted)";
 
 const ROUNDS: &str = "-- rounds
 SELECT round, pending_before, pending_after, carried, errored, ended_at FROM job_rounds
@@ -57,7 +59,8 @@ impl Store {
         Ok(())
     }
 
-    /// Closes the job's current round with its counts. Closing it again changes nothing.
+    /// Closes the job's current round with its counts, if no request of its batches is open. Closing it again changes
+    /// nothing.
     pub async fn close_round(&self, job: &JobId, epoch: Epoch, round: i64, now: Timestamp) -> Result<(), StoreError> {
         in_tx!(self, |tx| {
             let held =

@@ -36,6 +36,17 @@ on_both! {
         assert_eq!((row.pending_after, row.carried, row.errored), (Some(5), Some(0), Some(0)));
     }
 
+    /// Whoever closes it may have looked just before the batch was opened.
+    async fn a_round_with_runs_in_a_batch_stays_open(store: Fixture) {
+        let job = store.driven("letters", 2).await;
+        let fence = store.opened(&job, 2).await;
+        store.close_round(&job.id, job.epoch, 1, at(3)).await.unwrap();
+        assert_eq!(store.rounds(&job.id, 9).await.unwrap()[0].ended_at, None);
+        store.bring(&fence, BatchState::Collected).await.unwrap();
+        store.close_round(&job.id, job.epoch, 1, at(9)).await.unwrap();
+        assert_eq!(store.rounds(&job.id, 9).await.unwrap()[0].carried, Some(2));
+    }
+
     /// Invariant 22.
     async fn rounds_open_only_in_order_and_only_by_who_drives(store: Fixture) {
         let job = store.driven("letters", 1).await;
@@ -71,10 +82,9 @@ on_both! {
     async fn closing_a_round_again_changes_nothing(store: Fixture) {
         let job = store.driven("letters", 2).await;
         let fence = store.opened(&job, 2).await;
-        store.close_round(&job.id, job.epoch, 1, at(9)).await.unwrap();
-        // Whatever comes in after the close belongs to no round's counts any more.
         store.bring(&fence, BatchState::Ended).await.unwrap();
         store.settle_all(&fence, BatchState::Ended, RequestState::Succeeded).await.unwrap();
+        store.close_round(&job.id, job.epoch, 1, at(9)).await.unwrap();
         let before = store.snapshot().await;
         store.close_round(&job.id, job.epoch, 1, at(10)).await.unwrap();
         before.assert_same(&store.snapshot().await, "closing again");
