@@ -14,8 +14,9 @@ const RUNS: usize = 24;
 
 /// A server whose task a provider carries out.
 fn server(database: Database, supplier: &Supplier) -> Server {
-    let server = Server::on(database).config(&supplier.with_task(TASK));
-    server.set("nodes.lease_seconds", if database == Database::Postgres { 1.2 } else { 15.0 })
+    // Long enough to be renewed on a machine that does much else, and lapsed before a test loses its patience.
+    let server = Server::on(database).config(&supplier.with_task(TASK)).expecting("letting go of all runs");
+    server.set("nodes.lease_seconds", if database == Database::Postgres { 3.0 } else { 15.0 })
 }
 
 /// Sends runs `from` on; returns their ids.
