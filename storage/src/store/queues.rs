@@ -68,9 +68,9 @@ SELECT COUNT(*), MAX(run_id) FROM (SELECT run_id FROM ready WHERE env = $1 AND r
 const SLICE: i64 = 20_000;
 
 /// From a rank on, for what lies before it and is gone would be walked over.
-const READY_IN_LANE: &str = "-- ready_in_lane
+const WAITING_IN_LANE: &str = "-- waiting_in_lane
 SELECT COUNT(*) FROM (SELECT 1 FROM ready WHERE due_at = 0 AND basin = $1 AND lane = $2 AND rank >= $3
-    ORDER BY rank, run_id LIMIT $4) AS q";
+    ORDER BY rank, run_id LIMIT $4) AS waiting";
 
 type Depth = (String, i64, i64, Option<i64>);
 
@@ -131,7 +131,7 @@ impl Store {
     /// How many runs of a lane may start, of this rank or later, counted up to `bound`.
     pub async fn ready_in_lane(&self, from: &LaneHead, bound: i64) -> Result<i64, StoreError> {
         Ok(on_pool!(self, |pool| {
-            sqlx::query_scalar(READY_IN_LANE)
+            sqlx::query_scalar(WAITING_IN_LANE)
                 .bind(from.basin.as_str())
                 .bind(from.lane.as_str())
                 .bind(from.rank)

@@ -48,7 +48,7 @@ const HOT: &[Hot] = &[
     both(CAPS, "COUNT_LANES", "'acme/prod', 'mail\u{1f}', 'mail '"),
     both(CAPS, "COUNT_LANE", "'acme/prod', 'mail\u{1f}'"),
     both(BUFFER, "ENVS", "'', 100"),
-    both(QUEUES, "READY_IN_LANE", "'acme/prod', 'mail\u{1f}', 0, 100"),
+    both(QUEUES, "WAITING_IN_LANE", "'acme/prod', 'mail\u{1f}', 0, 100"),
     sqlite(BUFFER, "LET_THROUGH_SQLITE"),
     sqlite(BUFFER, "DELETE_LET_THROUGH"),
     postgres(BUFFER, "LET_THROUGH_POSTGRES", "'acme/prod', 100, 0"),
