@@ -171,8 +171,23 @@ UPDATE jobs SET state = $4, reason = COALESCE($5, reason), detail = COALESCE($6,
     finished_at = CASE WHEN $4 IN ('finished', 'cancelled', 'failed') THEN $7 ELSE finished_at END
 WHERE id = $1 AND epoch = $2 AND state = $3";
 
-pub(super) const LOG_JOB: &str = "-- log_job
-INSERT INTO job_events (job_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)";
+/// Appends to a job's event log inside the transaction that changes the job (invariant 30).
+macro_rules! log_job {
+    ($tx:ident, $job:expr, $at:expr, $epoch:expr, $event:expr, $data:expr) => {
+        sqlx::query(
+            "-- log_job
+            INSERT INTO job_events (job_id, at, epoch, event, data) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind($job)
+        .bind($at.millis())
+        .bind($epoch)
+        .bind($event)
+        .bind($data)
+        .execute(&mut *$tx)
+        .await?
+    };
+}
+pub(super) use log_job;
 
 const SET_CEILINGS: &str = "-- set_ceilings
 UPDATE jobs SET ceilings = $3 WHERE id = $1 AND epoch = $2
@@ -214,14 +229,7 @@ impl Store {
                 .bind(now.millis())
                 .execute(&mut *tx)
                 .await?;
-            sqlx::query(LOG_JOB)
-                .bind(job.id.as_str())
-                .bind(now.millis())
-                .bind(1_i64)
-                .bind("created")
-                .bind(&scope)
-                .execute(&mut *tx)
-                .await?;
+            log_job!(tx, job.id.as_str(), now, 1_i64, "created", &scope);
         });
         Ok(Epoch::from_number(1))
     }
@@ -288,14 +296,14 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             expect_one(done.rows_affected(), "job", id.as_str(), "elsewhere")?;
-            sqlx::query(LOG_JOB)
-                .bind(id.as_str())
-                .bind(now.millis())
-                .bind(epoch.number())
-                .bind(step.event.word())
-                .bind(step.reason.map_or("{}".to_owned(), |reason| format!("{{\"reason\":\"{reason}\"}}")))
-                .execute(&mut *tx)
-                .await?;
+            log_job!(
+                tx,
+                id.as_str(),
+                now,
+                epoch.number(),
+                step.event.word(),
+                step.reason.map_or("{}".to_owned(), |reason| format!("{{\"reason\":\"{reason}\"}}"))
+            );
         });
         Ok(to)
     }
@@ -321,14 +329,14 @@ impl Store {
             let epoch: Option<i64> =
                 sqlx::query_scalar(SUSPEND_JOB).bind(id.as_str()).bind(detail).fetch_optional(&mut *tx).await?;
             if let Some(epoch) = epoch {
-                sqlx::query(LOG_JOB)
-                    .bind(id.as_str())
-                    .bind(now.millis())
-                    .bind(epoch)
-                    .bind(JobEvent::Suspended.word())
-                    .bind(serde_json::json!({ "why": detail }).to_string())
-                    .execute(&mut *tx)
-                    .await?;
+                log_job!(
+                    tx,
+                    id.as_str(),
+                    now,
+                    epoch,
+                    JobEvent::Suspended.word(),
+                    serde_json::json!({ "why": detail }).to_string()
+                );
             }
         });
         Ok(())

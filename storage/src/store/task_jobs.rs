@@ -1,7 +1,7 @@
 //! Jobs over the runs of an `llm` task: made, listed by env, and told what to do. Any node may do so; the one that
 //! drives a job finds out at its next look.
 
-use super::jobs::{INSERT_POOL, JobRow, LOG_JOB, RawJob, job_columns, json};
+use super::jobs::{INSERT_POOL, JobRow, RawJob, job_columns, json, log_job};
 use super::{NewJob, Store, in_tx, on_pool};
 use crate::error::StoreError;
 use crate::model::{Draw, Epoch, JobEvent, JobId, JobState, Timestamp};
@@ -101,14 +101,7 @@ impl Store {
                 .bind(&drawn)
                 .execute(&mut *tx)
                 .await?;
-            sqlx::query(LOG_JOB)
-                .bind(job.id.as_str())
-                .bind(now.millis())
-                .bind(1_i64)
-                .bind("created")
-                .bind(&drawn)
-                .execute(&mut *tx)
-                .await?;
+            log_job!(tx, job.id.as_str(), now, 1_i64, "created", &drawn);
         });
         Ok(Made::Job)
     }
@@ -178,14 +171,7 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await?;
             if let Some(epoch) = epoch {
-                sqlx::query(LOG_JOB)
-                    .bind(id.as_str())
-                    .bind(now.millis())
-                    .bind(epoch)
-                    .bind(event.word())
-                    .bind(serde_json::json!({ "why": why }).to_string())
-                    .execute(&mut *tx)
-                    .await?;
+                log_job!(tx, id.as_str(), now, epoch, event.word(), serde_json::json!({ "why": why }).to_string());
             }
             epoch.is_some()
         });

@@ -2,7 +2,7 @@
 //! bought is planned again, or not there at all. PostgreSQL counts such changes as timelines (its manual, 26.3.5), and
 //! nothing is bought on one that was not looked into.
 
-use super::jobs::LOG_JOB;
+use super::jobs::log_job;
 use super::{Pools, Store, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::model::{BatchEvent, Epoch, JobEvent, Timestamp};
@@ -106,14 +106,7 @@ impl Store {
             let suspended: Vec<(String, i64)> =
                 sqlx::query_as(SUSPEND_RUNNING).bind(&detail).fetch_all(&mut *tx).await?;
             for (job, epoch) in &suspended {
-                sqlx::query(LOG_JOB)
-                    .bind(job)
-                    .bind(now.millis())
-                    .bind(epoch)
-                    .bind(JobEvent::Suspended.word())
-                    .bind(&data)
-                    .execute(&mut *tx)
-                    .await?;
+                log_job!(tx, job, now, epoch, JobEvent::Suspended.word(), &data);
             }
             (found.batches, found.jobs) = (doubted.len() as u64, suspended.len() as u64);
         });
