@@ -94,6 +94,22 @@ macro_rules! drawable {
     };
 }
 
+/// Binds what that needs.
+macro_rules! bind_drawable {
+    ($sql:expr, $env:expr, $draw:expr, $after:expr, $limit:expr, $now:expr) => {
+        sqlx::query_as($sql)
+            .bind(Basin::pull(&$draw.task, $env).as_str().to_owned())
+            .bind($now.millis())
+            .bind($draw.since_ms.unwrap_or(i64::MIN))
+            .bind($draw.until_ms.unwrap_or(i64::MAX))
+            .bind($draw.queue.clone().unwrap_or_default())
+            .bind($limit)
+            .bind($after.lane.clone())
+            .bind($after.rank)
+            .bind($after.run.clone())
+    };
+}
+
 const TAKE: &str = concat!(
     "-- draw_runs
 WITH picked AS MATERIALIZED (SELECT {place} ",
@@ -205,18 +221,10 @@ impl Store {
                 .await?;
             expect_one(u64::from(env.is_some()), "job", job.as_str(), "not driven by this node")?;
             let env = env.unwrap_or_default();
-            let mut taken: Vec<Taken> = sqlx::query_as(self.render(TAKE))
-                .bind(Basin::pull(&draw.task, &env).as_str())
-                .bind(now.millis())
-                .bind(draw.since_ms.unwrap_or(i64::MIN))
-                .bind(draw.until_ms.unwrap_or(i64::MAX))
-                .bind(draw.queue.as_deref().unwrap_or(""))
-                .bind(limit)
-                .bind("")
-                .bind(i64::MIN)
-                .bind("")
-                .fetch_all(&mut *tx)
-                .await?;
+            let mut taken: Vec<Taken> =
+                bind_drawable!(self.render(TAKE), &env, draw, &WaitingAt::default(), limit, now)
+                    .fetch_all(&mut *tx)
+                    .await?;
             if taken.is_empty() {
                 return Ok(Drawn::default());
             }
@@ -288,18 +296,7 @@ impl Store {
     /// What a job of this scope would draw now, counted up to `most` runs.
     pub async fn waiting_for(&self, env: &str, draw: &Draw, most: i64, now: Timestamp) -> Result<Waiting, StoreError> {
         Ok(on_pool!(self, |pool| {
-            sqlx::query_as(WAITING)
-                .bind(Basin::pull(&draw.task, env).as_str())
-                .bind(now.millis())
-                .bind(draw.since_ms.unwrap_or(i64::MIN))
-                .bind(draw.until_ms.unwrap_or(i64::MAX))
-                .bind(draw.queue.as_deref().unwrap_or(""))
-                .bind(most)
-                .bind("")
-                .bind(i64::MIN)
-                .bind("")
-                .fetch_one(pool)
-                .await?
+            bind_drawable!(WAITING, env, draw, &WaitingAt::default(), most, now).fetch_one(pool).await?
         }))
     }
 
@@ -317,20 +314,8 @@ impl Store {
         limit: i64,
         now: Timestamp,
     ) -> Result<Vec<WaitingRun>, StoreError> {
-        let found: Vec<(String, i64, String, String)> = on_pool!(self, |pool| {
-            sqlx::query_as(PAYLOADS)
-                .bind(Basin::pull(&draw.task, env).as_str())
-                .bind(now.millis())
-                .bind(draw.since_ms.unwrap_or(i64::MIN))
-                .bind(draw.until_ms.unwrap_or(i64::MAX))
-                .bind(draw.queue.as_deref().unwrap_or(""))
-                .bind(limit)
-                .bind(&after.lane)
-                .bind(after.rank)
-                .bind(&after.run)
-                .fetch_all(pool)
-                .await?
-        });
+        let found: Vec<(String, i64, String, String)> =
+            on_pool!(self, |pool| bind_drawable!(PAYLOADS, env, draw, after, limit, now).fetch_all(pool).await?);
         let run = |(lane, rank, run, payload)| WaitingRun { at: WaitingAt { lane, rank, run }, payload };
         Ok(found.into_iter().map(run).collect())
     }
