@@ -78,6 +78,14 @@ struct End<'a> {
     state: RunState,
 }
 
+impl End<'_> {
+    /// Whoever finds a run lost cannot tell when it began: it shows what it showed while it was leased.
+    fn started_at(&self) -> Option<i64> {
+        let leased = (self.verdict.ending == Ending::Lost).then_some(self.lease.leased_at);
+        self.verdict.started_at.map(Timestamp::millis).or(leased)
+    }
+}
+
 /// Each lease is looked up and locked by itself: by statistics the table is all but empty, whatever PostgreSQL could not
 /// clear away yet, and to walk over all of it would be the plan. What is locked is deleted by its key and not by its
 /// place, which moves when somebody has asked for a cancel meanwhile.
@@ -371,7 +379,7 @@ async fn end_records_postgres(tx: &mut PgConnection, ends: &[End<'_>], now: Time
         .bind(column!(|end| end.verdict.output.as_deref()))
         .bind(column!(|end| end.lease.epoch))
         .bind(column!(|end| end.lease.attempts))
-        .bind(column!(|end| end.verdict.started_at.map(Timestamp::millis)))
+        .bind(column!(|end| end.started_at()))
         .bind(column!(|end| end.lease.env.as_str()))
         .bind(now.millis())
         .execute(&mut *tx)
@@ -398,7 +406,7 @@ fn end_records_sqlite(update: &mut QueryBuilder<Sqlite>, ends: &[End<'_>], now: 
             .push_bind(end.verdict.output.as_deref())
             .push_bind(end.lease.epoch)
             .push_bind(end.lease.attempts)
-            .push_bind(end.verdict.started_at.map(Timestamp::millis))
+            .push_bind(end.started_at())
             .push_bind(end.lease.env.as_str());
     });
     update

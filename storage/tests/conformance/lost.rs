@@ -4,7 +4,7 @@ use crate::fixture::{Fixture, LEASE, at};
 use crate::sent::{ENV, TRIES, because, verdict};
 use std::time::Duration;
 use storage::model::{RunState, Timestamp};
-use storage::store::{Ending, Finished, Leased};
+use storage::store::{Ending, Finished, Leased, RunVerdict};
 
 on_both! {
     async fn s003_j6_nothing_is_written_when_nobody_is_gone(store: Fixture) {
@@ -50,6 +50,24 @@ on_both! {
         let past = store.past_attempts(&short.run).await.unwrap().remove(0);
         assert_eq!((past.holder.as_deref(), past.reason.as_deref()), (Some("w"), Some("its worker did not renew the lease")));
         assert_eq!(store.places(&long.run).await, ["leases"]);
+    }
+
+    async fn a_lost_run_that_ends_shows_since_when_it_was_given_out(store: Fixture) {
+        let (asked, spent) = (store.leased(store.record(ENV)).await, store.leased_at_try(TRIES).await);
+        store.cancel_run(ENV, &asked.run, at(15)).await.unwrap();
+        for (lease, state) in [(asked, RunState::Cancelled), (spent, RunState::Failed)] {
+            let shown = store.stands(&lease.run).await.started_at;
+            let taken = RunVerdict { started_at: None, ..verdict(&lease, Ending::Lost) };
+            store.settle_runs(&[taken], at(20)).await.unwrap();
+            let read = store.stands(&lease.run).await;
+            assert_eq!((read.state, read.started_at, read.finished_at), (state, shown, Some(at(20))));
+            assert!(shown.is_some(), "{state:?}");
+        }
+        let untouched = store.leased(store.record(ENV)).await;
+        store.cancel_run(ENV, &untouched.run, at(15)).await.unwrap();
+        let given_back = RunVerdict { started_at: None, ..verdict(&untouched, Ending::Declined) };
+        store.settle_runs(&[given_back], at(20)).await.unwrap();
+        assert_eq!(store.stands(&untouched.run).await.started_at, None, "it never began");
     }
 
     /// A pull worker may have any name.
