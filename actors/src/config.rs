@@ -37,6 +37,12 @@ pub struct Settings {
     /// How often an actor looks by itself.
     pub tick_every: Duration,
     pub sweep_every: Duration,
+    /// How long ended runs are kept; `None` for ever.
+    pub keep_runs: Option<Duration>,
+    /// Whether duplicates at providers are cancelled.
+    pub repair_enabled: bool,
+    /// Whether sessions go on by themselves with a new driver.
+    pub resume_enabled: bool,
     /// Node lease; renewed three times within it.
     pub lease: Duration,
     /// Only this pool's batches are acted on; `None` means all of the store.
@@ -76,6 +82,9 @@ impl Default for Settings {
             followings: HashMap::new(),
             tick_every: Duration::from_millis(100),
             sweep_every: Duration::from_secs(5),
+            keep_runs: None,
+            repair_enabled: true,
+            resume_enabled: true,
             lease: Duration::from_secs(15),
             pool: None,
             look_deadline: Duration::from_secs(120),

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
-use storage::store::{Cap, Capped, Claimed, Ending, LaneHead, Leased, Share, Taker, WriteTurn};
+use storage::store::{Brief, Cap, Capped, Claimed, Ending, LaneHead, Leased, Share, Taker, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
@@ -343,15 +343,15 @@ pub fn caps(settings: &RunSettings, shares: &[Share]) -> Vec<Cap> {
 async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreError> {
     let now = parts.store.now();
     let mut held: Vec<Held> =
-        leased.into_iter().map(|run| Held::new(run, String::new(), parts.settler.clone())).collect();
+        leased.into_iter().map(|run| Held::new(run, Brief::default(), parts.settler.clone())).collect();
     let reads = |task: &str| parts.tasks.get(task).is_some_and(|task| task.reads_payload);
     let wanting = held.iter().map(|held| &held.leased).filter(|leased| reads(&leased.task));
     let wanted: Vec<(&str, &RunId)> = wanting.map(|leased| (leased.env.as_str(), &leased.run)).collect();
     if !wanted.is_empty() {
-        let mut payloads = parts.store.payloads(&wanted).await?;
+        let mut briefs = parts.store.briefs(&wanted).await?;
         for held in &mut held {
-            if let Some(payload) = payloads.remove(&held.leased.run) {
-                held.payload = payload;
+            if let Some(brief) = briefs.remove(&held.leased.run) {
+                held.brief = brief;
             }
         }
     }

@@ -26,6 +26,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Raw JSON.
     pub payload: String,
+    /// The session whose step it is.
+    pub session: Option<String>,
     /// Enforced by the caller, who sends `Stop::TimedOut`.
     pub max_duration: Option<Duration>,
     /// In time since boot. From then on somebody else may have the run, and nothing is begun for it here.

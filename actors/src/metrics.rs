@@ -24,6 +24,10 @@ pub const BUFFER_DECISIONS: &str = "tidegate_buffer_decisions_total";
 pub const BUFFER_DRAINED: &str = "tidegate_buffer_drained_total";
 pub const BUFFER_ENTRIES: &str = "tidegate_buffer_entries";
 pub const BUFFER_STALE: &str = "tidegate_buffer_stale_entries";
+pub const SESSIONS_CLOSED: &str = "tidegate_sessions_closed_total";
+pub const SESSIONS_RESUMED: &str = "tidegate_sessions_resumed_total";
+pub const SWEEP_RECLAIMED: &str = "tidegate_sweep_reclaimed_total";
+pub const SWEEP_SECONDS: &str = "tidegate_sweep_duration_seconds";
 pub const SWEEP_LAST_SUCCESS: &str = "tidegate_sweep_last_success_timestamp_seconds";
 
 /// Buckets of `tidegate_actor_restart_seconds`.
@@ -34,8 +38,12 @@ pub const SPAN_BUCKETS: &[f64] =
     &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0];
 
 /// Histograms with their buckets.
-pub const HISTOGRAMS: &[(&str, &[f64])] =
-    &[(ACTOR_RESTART_SECONDS, RESTART_BUCKETS), (QUEUE_WAIT, SPAN_BUCKETS), (RUN_SECONDS, SPAN_BUCKETS)];
+pub const HISTOGRAMS: &[(&str, &[f64])] = &[
+    (ACTOR_RESTART_SECONDS, RESTART_BUCKETS),
+    (QUEUE_WAIT, SPAN_BUCKETS),
+    (RUN_SECONDS, SPAN_BUCKETS),
+    (SWEEP_SECONDS, RESTART_BUCKETS),
+];
 
 /// Registers every help text with the installed recorder.
 pub fn describe() {
@@ -61,5 +69,9 @@ pub fn describe() {
     describe_counter!(SPEND_NANOS, Unit::Count, "Money spent on settled results, in nano-dollars.");
     describe_counter!(LIVE_CALLS, Unit::Count, "Requests called one by one, by what came of it.");
     describe_counter!(LEASES_LOST, Unit::Count, "Times that this node found its lease or a batch in other hands.");
+    describe_counter!(SESSIONS_CLOSED, Unit::Count, "Sessions that were closed, by outcome.");
+    describe_counter!(SESSIONS_RESUMED, Unit::Count, "Sessions that went on with a new driver.");
+    describe_counter!(SWEEP_RECLAIMED, Unit::Count, "What each kind of sweep did something about, or found waiting.");
+    describe_histogram!(SWEEP_SECONDS, Unit::Seconds, "What one pass of each kind of sweep took.");
     describe_gauge!(SWEEP_LAST_SUCCESS, Unit::Seconds, "When each kind of sweep last went through.");
 }

@@ -73,6 +73,10 @@ impl Parts {
         (BatchId::mint(&mut ids, now), ids.ulid(now))
     }
 
+    pub fn mint_run(&self) -> RunId {
+        RunId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), self.store.now())
+    }
+
     /// Batches that are not terminal and that this process may act on.
     pub async fn batches_in_flight(&self) -> Result<Vec<BatchRow>, StoreError> {
         let mut batches = self.store.in_flight().await?;

@@ -15,6 +15,7 @@ mod tasks;
 mod settings;
 mod pace;
 mod under_way;
+mod replay;
 
 pub use breaker::Breaker;
 pub use fate::fate;
@@ -26,6 +27,7 @@ pub use neighbours::Neighbours;
 pub use pace::Pace;
 pub use presence::Presence;
 pub use recorder::Recorder;
+pub use replay::replay;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
 pub use tasks::{PayloadCheck, Task, TaskKind, Tasks};

@@ -1,5 +1,4 @@
-//! Finds what was left behind: nodes whose lease lapsed, runs of carriers that are gone, ended batches with unsettled
-//! requests, and provider batches that duplicate one of ours.
+//! Finds what was left behind, a kind at a time: see [`Kind`].
 //!
 //! Owns: nothing but its timer. Wakes: every second to look after what a dead node held, every `sweep_every` for the
 //! rest. Of several nodes one does each kind, by a role that it holds; what is a node's own is looked after by itself.
@@ -7,9 +6,10 @@
 //! evidence only; every pass is idempotent.
 
 pub(crate) mod runs;
+pub mod sessions;
 mod strays;
 
-use crate::metrics::{BATCHES, BATCHES_UNRECONCILED, SWEEP_LAST_SUCCESS};
+use crate::metrics::{BATCHES, BATCHES_UNRECONCILED, SWEEP_LAST_SUCCESS, SWEEP_RECLAIMED, SWEEP_SECONDS};
 use crate::parts::Parts;
 use crate::runs::RunParts;
 use crate::supervisor::supervised_child;
@@ -18,12 +18,89 @@ use futures_util::FutureExt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::model::BatchState;
+use storage::store::SweepDone;
 use tracing::{info, warn};
 
 /// Look once for everything. Carries nothing: the database is the input.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Sweep;
+
+/// A kind of sweep: what it looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nodes whose lease lapsed.
+    LapsedNodes,
+    /// Runs of carriers that are gone.
+    LostRuns,
+    /// Sessions that nothing of is alive any more, and what closed ones have left.
+    Sessions,
+    /// Runs that have waited longer than they were to.
+    ExpiredRuns,
+    /// What waits; nothing is done about it.
+    Buffer,
+    /// Batches that have ended and are not settled; nothing is done about them here.
+    Batches,
+    /// Provider batches that duplicate one of ours.
+    DuplicateBatches,
+    /// Idempotency keys that have expired.
+    Keys,
+    /// Ended runs that are older than anybody wants to keep.
+    Retention,
+}
+
+impl Kind {
+    /// In the order in which a pass does them.
+    pub const ALL: &'static [Kind] = &[
+        Kind::LapsedNodes,
+        Kind::LostRuns,
+        Kind::Sessions,
+        Kind::ExpiredRuns,
+        Kind::Buffer,
+        Kind::Batches,
+        Kind::DuplicateBatches,
+        Kind::Keys,
+        Kind::Retention,
+    ];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::LapsedNodes => "lapsed_nodes",
+            Kind::LostRuns => "lost_runs",
+            Kind::Sessions => "sessions",
+            Kind::ExpiredRuns => "expired_runs",
+            Kind::Buffer => "buffer",
+            Kind::Batches => "unsettled_batches",
+            Kind::DuplicateBatches => "duplicate_batches",
+            Kind::Keys => "expired_keys",
+            Kind::Retention => "retention",
+        }
+    }
+
+    pub fn from_word(word: &str) -> Option<Kind> {
+        Kind::ALL.iter().copied().find(|kind| kind.word() == word)
+    }
+
+    /// What whoever does it for all has to hold.
+    const fn role(self) -> &'static str {
+        match self {
+            Kind::LapsedNodes => "sweep.lapsed_nodes",
+            Kind::LostRuns | Kind::ExpiredRuns | Kind::Buffer => "sweep.runs",
+            Kind::Sessions => "sweep.sessions",
+            Kind::Batches | Kind::DuplicateBatches => "sweep.batches",
+            Kind::Keys | Kind::Retention => "sweep.retention",
+        }
+    }
+
+    fn is_in(self, pass: Pass) -> bool {
+        pass == Pass::Whole || matches!(self, Kind::LapsedNodes | Kind::LostRuns | Kind::Sessions)
+    }
+}
+
+/// Keys that are forgotten in one pass.
+const KEYS: i64 = 2_000;
+/// Runs that the retention walks over in one pass.
+const WALKED: i64 = 2_000;
 
 /// What one pass found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +110,25 @@ pub struct SweepReport {
     pub duplicates: u64,
     pub runs_taken_back: u64,
     pub runs_expired: u64,
+    pub sessions_closed: u64,
+    pub runs_deleted: u64,
+}
+
+impl SweepReport {
+    fn add(&mut self, kind: Kind, done: Option<&SweepDone>) {
+        let found = done.map_or(0, |done| done.found.unsigned_abs());
+        match kind {
+            Kind::LapsedNodes => self.lapsed_nodes = found,
+            Kind::LostRuns => self.runs_taken_back = found,
+            Kind::Sessions => self.sessions_closed = found,
+            Kind::ExpiredRuns => self.runs_expired = found,
+            Kind::Batches => self.unsettled_batches = found,
+            Kind::DuplicateBatches => self.duplicates = found,
+            Kind::Retention => self.runs_deleted = found,
+            // What waits is no news.
+            Kind::Buffer | Kind::Keys => {}
+        }
+    }
 }
 
 /// See the module's first lines.
@@ -106,7 +202,6 @@ pub async fn sweep_once(
     runs: Option<&RunParts>,
     pass: Pass,
 ) -> Result<SweepReport, super::batch_poller::CallOrStore> {
-    let store = &parts.store;
     let mut report = SweepReport::default();
     if let Some(runs) = runs {
         runs::own(runs).await?;
@@ -114,30 +209,68 @@ pub async fn sweep_once(
     if pass == Pass::Own {
         return Ok(report);
     }
-    // A command has nothing to take back from others but batches, for which a lapsed lease is enough.
-    let may_bury = runs.is_some_and(|runs| !runs.gates.no_burials.load(Ordering::Acquire));
-    if may_bury && is_ours(parts, "sweep.lapsed_nodes").await? {
-        report.lapsed_nodes = store.bury_lapsed(store.now()).await?;
-        done("lapsed_nodes", parts);
-    }
-    if let Some(runs) = runs
-        && is_ours(parts, "sweep.runs").await?
-    {
-        report.runs_taken_back = runs::take_back(runs).await?;
-        if pass == Pass::Whole {
-            report.runs_expired = runs::expire(runs).await?;
-            runs::gauges(runs).await?;
-            runs::queue_gauges(runs).await?;
+    let (mut done, mut role) = (Vec::new(), ("", false));
+    for kind in Kind::ALL.iter().filter(|kind| kind.is_in(pass) && may(**kind, parts, runs)) {
+        if role.0 != kind.role() {
+            role = (kind.role(), is_ours(parts, kind.role()).await?);
         }
-        done("runs", parts);
+        if role.1 {
+            done.push(sweep_kind(*kind, parts, runs).await?);
+            report.add(*kind, done.last());
+        }
     }
-    if pass == Pass::Whole && is_ours(parts, "sweep.batches").await? {
-        report.unsettled_batches = count_batches(parts).await?;
-        done("unsettled_batches", parts);
-        report.duplicates = strays::sweep(parts).await?;
-        done("duplicate_batches", parts);
+    // Short passes are told with the next whole one, unless they have done something.
+    done.retain(|done| pass == Pass::Whole || done.found > 0);
+    // What a command does on its own store is nobody's to watch.
+    if runs.is_some() {
+        parts.store.record_sweeps(&done, parts.store.now()).await?;
     }
     Ok(report)
+}
+
+/// Whether this process can do a kind, and is let do it.
+fn may(kind: Kind, parts: &Parts, runs: Option<&RunParts>) -> bool {
+    match kind {
+        // A command has nothing to take back from others but batches, for which a lapsed lease is enough.
+        Kind::LapsedNodes => runs.is_some_and(|runs| !runs.gates.no_burials.load(Ordering::Acquire)),
+        Kind::Batches => true,
+        Kind::DuplicateBatches => parts.settings.repair_enabled,
+        Kind::Retention => runs.is_some() && parts.settings.keep_runs.is_some(),
+        _ => runs.is_some(),
+    }
+}
+
+/// One pass of one kind, whoever else does it at the same time: each is guarded by what it expects to find.
+pub async fn sweep_kind(
+    kind: Kind,
+    parts: &Parts,
+    runs: Option<&RunParts>,
+) -> Result<SweepDone, super::batch_poller::CallOrStore> {
+    let (store, began) = (&parts.store, runs::now());
+    let found = match (kind, runs) {
+        (Kind::Batches, _) => count_batches(parts).await?,
+        (Kind::DuplicateBatches, _) => strays::sweep(parts).await?,
+        (_, None) => 0,
+        (Kind::LapsedNodes, _) => store.bury_lapsed(store.now()).await?,
+        (Kind::LostRuns, Some(runs)) => runs::take_back(runs).await?,
+        (Kind::Sessions, Some(runs)) => sessions::sweep(parts, runs).await?,
+        (Kind::ExpiredRuns, Some(runs)) => runs::expire(runs).await?,
+        (Kind::Buffer, Some(runs)) => {
+            runs::queue_gauges(runs).await?;
+            runs::gauges(runs).await?
+        }
+        (Kind::Keys, _) => store.drop_expired_keys(store.now(), KEYS).await?,
+        (Kind::Retention, _) => match parts.settings.keep_runs {
+            Some(span) => store.retain_runs(store.now() - span, WALKED, store.now()).await?.deleted,
+            None => 0,
+        },
+    };
+    let took = runs::now().duration_since(began);
+    metrics::histogram!(SWEEP_SECONDS, "kind" => kind.word()).record(took.as_secs_f64());
+    metrics::counter!(SWEEP_RECLAIMED, "kind" => kind.word()).increment(found);
+    metrics::gauge!(SWEEP_LAST_SUCCESS, "kind" => kind.word()).set(store.now().millis() as f64 / 1_000.0);
+    let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+    Ok(SweepDone { kind: kind.word(), took_ms, found: i64::try_from(found).unwrap_or(i64::MAX) })
 }
 
 /// Whether this node does a kind for all. A command that works on its own job does it for itself.
@@ -161,11 +294,6 @@ async fn count_batches(parts: &Parts) -> Result<u64, storage::StoreError> {
         ended.is_some_and(|at| now.since(at) > Duration::from_secs(60))
     };
     Ok(in_flight.iter().filter(overdue).count() as u64)
-}
-
-fn done(kind: &'static str, parts: &Parts) {
-    let now = parts.store.now().millis() as f64 / 1_000.0;
-    metrics::gauge!(SWEEP_LAST_SUCCESS, "kind" => kind).set(now);
 }
 
 impl Actor for Sweeper {

@@ -126,7 +126,8 @@ fn assignment(parts: &RunParts, held: &Held, max_duration: Option<Duration>) -> 
         task: held.leased.task.clone(),
         attempt: held.leased.attempt,
         epoch: held.leased.epoch,
-        payload: held.payload.clone(),
+        payload: held.brief.payload.clone(),
+        session: held.brief.session.clone(),
         max_duration,
         start_by: parts.store.lease_ends(),
     }

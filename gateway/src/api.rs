@@ -19,6 +19,8 @@ mod buffer_entries;
 mod fleet;
 mod jobs;
 mod batches;
+mod sessions;
+mod sweeps;
 mod docs;
 
 pub use gate::Gate;
@@ -30,16 +32,15 @@ use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
 use actix_web::{HttpRequest, web};
-use actors::LlmTask;
-use actors::price::PriceTable;
+use actors::Parts;
 use actors::runs::{IntakeError, RunParts, Verdict};
 use actors::supervisor::Supervisor;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{IdMint, JobId, RunId, Timestamp};
-use storage::store::{Accepted, NewRecord};
+use storage::model::{IdMint, JobId, RunId, SessionId, Timestamp};
+use storage::store::{Accepted, NewRecord, SessionRules};
 
 /// What handlers share.
 pub struct Api {
@@ -59,9 +60,10 @@ pub struct Api {
     pub idempotency: Duration,
     pub draining: Arc<std::sync::atomic::AtomicBool>,
     ids: Mutex<IdMint<rand::rngs::StdRng>>,
-    /// The `llm` tasks that jobs may be made for.
-    llm: Arc<HashMap<String, LlmTask>>,
-    prices: Arc<PriceTable>,
+    /// The types of sessions that may be opened.
+    sessions: BTreeMap<String, SessionRules>,
+    /// What the actors of batches have too: `llm` tasks, prices and providers.
+    parts: Parts,
 }
 
 impl Api {
@@ -71,7 +73,7 @@ impl Api {
         config: &Config,
         secret: &[u8; 32],
         draining: Arc<std::sync::atomic::AtomicBool>,
-        (llm, prices): (Arc<HashMap<String, LlmTask>>, Arc<PriceTable>),
+        parts: Parts,
     ) -> Api {
         use rand::SeedableRng;
         Api {
@@ -89,8 +91,8 @@ impl Api {
             idempotency: Duration::from_secs_f64(config.server.idempotency_hours * 3_600.0),
             draining,
             ids: Mutex::new(IdMint::new(rand::rngs::StdRng::from_rng(&mut rand::rng()))),
-            llm,
-            prices,
+            sessions: session_rules(config),
+            parts,
         }
     }
 
@@ -104,6 +106,10 @@ impl Api {
 
     pub fn mint_job(&self, now: Timestamp) -> JobId {
         JobId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    pub fn mint_session(&self, now: Timestamp) -> SessionId {
+        SessionId::mint(&mut self.ids.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
     /// The whole of a JSON body, within the limits of size and time, and of what is in memory at once.
@@ -134,6 +140,12 @@ impl Api {
         let verdict = self.take(vec![record]).await?.pop().unwrap_or(Err(IntakeError::NoAnswer));
         verdict.map_err(|error| create::refused(error, 1))
     }
+}
+
+/// Graphs that are wrong were refused when the configuration was read.
+fn session_rules(config: &Config) -> BTreeMap<String, SessionRules> {
+    let rules = config.sessions.iter().filter_map(|(name, session)| Some((name.clone(), session.rules().ok()?)));
+    rules.collect()
 }
 
 /// A second's worth of requests may come at once.
@@ -179,6 +191,14 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/batches/{id}"),
     ("POST", "/batches/{id}/adopt"),
     ("POST", "/batches/{id}/abandon"),
+    ("POST", "/sessions"),
+    ("GET", "/sessions"),
+    ("GET", "/sessions/{id}"),
+    ("POST", "/sessions/{id}/transition"),
+    ("POST", "/sessions/{id}/complete-round"),
+    ("POST", "/sessions/{id}/close"),
+    ("GET", "/sweeps"),
+    ("POST", "/sweeps/{kind}/run"),
     ("GET", "/nodes"),
     ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
@@ -222,6 +242,13 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/batches/{id}").route(web::get().to(batches::one)))
             .service(resource("/batches/{id}/adopt").route(web::post().to(batches::adopt)))
             .service(resource("/batches/{id}/abandon").route(web::post().to(batches::abandon)))
+            .service(resource("/sessions").route(web::post().to(sessions::open)).route(web::get().to(sessions::list)))
+            .service(resource("/sessions/{id}").route(web::get().to(sessions::one)))
+            .service(resource("/sessions/{id}/transition").route(web::post().to(sessions::transition)))
+            .service(resource("/sessions/{id}/complete-round").route(web::post().to(sessions::complete_round)))
+            .service(resource("/sessions/{id}/close").route(web::post().to(sessions::close)))
+            .service(resource("/sweeps").route(web::get().to(sweeps::list)))
+            .service(resource("/sweeps/{kind}/run").route(web::post().to(sweeps::run)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
             .service(resource("/actors").route(web::get().to(fleet::actors)))

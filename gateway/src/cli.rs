@@ -4,6 +4,8 @@ mod remote;
 mod runs;
 mod fleet;
 mod jobs;
+mod sessions;
+mod sweep;
 
 pub use fleet::{
     BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
@@ -12,6 +14,8 @@ pub use fleet::{
 pub use jobs::{JobsArgs, JobsCommand, PolicyArg, SourceArg, StartArgs};
 pub use remote::Remote;
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
+pub use sessions::{SessionsArgs, SessionsCommand, StatusArg};
+pub use sweep::{SweepArgs, SweepCommand};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -96,6 +100,10 @@ pub enum Command {
     Batches(BatchesCommand),
     /// Jobs: see those of this store, or have a server carry out what waits for an llm task
     Jobs(JobsArgs),
+    /// Sessions: walks over a typed phase graph, whose steps are runs
+    Sessions(SessionsArgs),
+    /// Sweeps: how they went, and one more of them now
+    Sweep(SweepArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
     /// Print the OpenAPI document of the API

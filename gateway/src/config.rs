@@ -1,11 +1,14 @@
 //! Settings: flag, then environment (`TIDEGATE_SECTION__KEY`), then file, then default.
 
 mod engine;
+mod sessions;
 
 pub use engine::{
     BufferConfig, BufferMode, EnvConfig, LimitsConfig, OrgConfig, QueueConfig, Sections, ServerConfig, TaskConfig,
     WorkersConfig,
 };
+
+pub use sessions::{SessionConfig, SweepsConfig};
 
 use crate::exit::Failure;
 use serde::Deserialize;
@@ -31,6 +34,8 @@ pub struct Config {
     pub queues: BTreeMap<String, QueueConfig>,
     pub envs: BTreeMap<String, EnvConfig>,
     pub orgs: BTreeMap<String, OrgConfig>,
+    pub sessions: BTreeMap<String, SessionConfig>,
+    pub sweeps: SweepsConfig,
 }
 
 /// One provider account.
@@ -159,6 +164,7 @@ impl Config {
             ("supervisor.window_seconds", self.supervisor.window_seconds, 1.0, 3_600.0),
             ("supervisor.hang_seconds", self.supervisor.hang_seconds, 0.1, 600.0),
             ("supervisor.sweep_seconds", self.supervisor.sweep_seconds, 0.1, 3_600.0),
+            ("sweeps.keep_runs_days", self.sweeps.keep_runs_days, 0.0, 36_500.0),
             ("sim.latency_seconds", self.sim.latency_seconds, 0.0, 86_400.0),
         ];
         let mut wrong: Vec<String> = rules
@@ -178,6 +184,7 @@ impl Config {
         }
         wrong.extend(self.sections().wrong());
         wrong.extend(crate::tasks::wrong(&self.tasks));
+        wrong.extend(sessions::wrong(&self.sessions));
         if wrong.is_empty() { Ok(()) } else { Err(Failure::usage(wrong.join("\n"))) }
     }
 }
@@ -199,8 +206,20 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
+/// Kill switches, which have short names.
+const SWITCHES: [(&str, [&str; 2]); 5] = [
+    ("TIDEGATE_DRAINER_ENABLED", ["buffer", "drainer_enabled"]),
+    ("TIDEGATE_BUFFER_MODE", ["buffer", "mode"]),
+    ("TIDEGATE_SWEEPER_ENABLED", ["sweeps", "enabled"]),
+    ("TIDEGATE_REPAIR_ENABLED", ["sweeps", "repair_enabled"]),
+    ("TIDEGATE_RESUME_ENABLED", ["sweeps", "resume_enabled"]),
+];
+
 /// `TIDEGATE_NODES__LEASE_SECONDS` is `nodes.lease_seconds`; names without `__` are not configuration keys.
 fn config_keys(name: &str) -> Option<Vec<String>> {
+    if let Some((_, keys)) = SWITCHES.iter().find(|(switch, _)| *switch == name) {
+        return Some(keys.iter().map(|key| (*key).to_owned()).collect());
+    }
     let keys = name.strip_prefix("TIDEGATE_")?;
     keys.contains("__").then(|| keys.split("__").map(str::to_ascii_lowercase).collect())
 }
@@ -267,6 +286,21 @@ mod tests {
         assert_eq!(config.nodes.lease_seconds, 7.0);
         assert_eq!(config.providers["openai"].base_url.as_deref(), Some("http://x/v1"));
         assert_eq!(config_keys("TIDEGATE_STORE"), None);
+        for (switch, keys) in SWITCHES {
+            let mut table = toml::Table::new();
+            let keys = keys.map(str::to_owned);
+            assert_eq!(config_keys(switch).as_deref(), Some(keys.as_slice()));
+            overlay(&mut table, &keys, if switch == "TIDEGATE_BUFFER_MODE" { "off" } else { "false" });
+            let config: Config = table.try_into().expect(switch);
+            let on = [
+                config.buffer.drainer_enabled,
+                config.sweeps.enabled,
+                config.sweeps.repair_enabled,
+                config.sweeps.resume_enabled,
+                config.buffer.mode != BufferMode::Off,
+            ];
+            assert_eq!(on.iter().filter(|on| !**on).count(), 1, "{switch} turns one thing off");
+        }
     }
 
     #[test]

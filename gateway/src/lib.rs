@@ -29,6 +29,8 @@ pub mod chaos;
 pub mod output;
 pub mod batches;
 pub mod jobs;
+pub mod sessions;
+pub mod sweeps;
 pub mod doctor;
 pub mod sim_command;
 pub mod exec_guard;

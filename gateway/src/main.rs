@@ -55,6 +55,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
         Command::Jobs(args) => gateway::jobs::run(args, &cli.common, &config),
+        Command::Sweep(args) => gateway::sweeps::run(args, &cli.common),
+        Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
     }
 }

@@ -9,6 +9,8 @@ mod parameters;
 mod runs;
 mod workers;
 mod jobs;
+mod sessions;
+mod sweeps;
 mod batches;
 mod schemas;
 mod examples;
@@ -109,6 +111,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     let of_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let id = match operation.tag {
         "jobs" => "job_id",
+        "sessions" => "session_id",
         "batches" => "batch_id",
         "operations" => "node_id",
         _ => "run_id",

@@ -76,15 +76,19 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     readiness.follow(&runs);
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runs, &runtime)?;
-    let for_jobs = (parts.llm.clone(), parts.prices.clone());
+    let for_api = parts.clone();
     let of = |role| roles.contains(&role);
-    let on = Roles { worker: of(Role::Worker), poller: of(Role::Poller), sweeper: of(Role::Sweeper) };
+    let on = Roles {
+        worker: of(Role::Worker),
+        poller: of(Role::Poller),
+        sweeper: of(Role::Sweeper) && config.sweeps.enabled,
+    };
     let running = actors::start_runs(parts, runs.clone(), on, runtime.clone());
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));
     let http = if roles.contains(&Role::Api) {
         let secret = keys::digest(&store.secret("cursors", &fresh_secret()).await?).unwrap_or_default();
-        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone(), for_jobs);
+        let api = Api::new(runs.clone(), running.supervisor.clone(), config, &secret, draining.clone(), for_api);
         Some(Http::start(listen, api, keys::gate(checked, &runs), config)?)
     } else {
         None
@@ -116,6 +120,9 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
             supervision,
             followings: configured.followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
+            keep_runs: config.sweeps.keep_runs(),
+            repair_enabled: config.sweeps.repair_enabled,
+            resume_enabled: config.sweeps.resume_enabled,
             lease: session::lease(config),
             ..Settings::default()
         }),

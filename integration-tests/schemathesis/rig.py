@@ -33,6 +33,9 @@ provider = "nobody"
 protocol = "openai"
 base_url = "http://127.0.0.1:9/v1"
 api_key_file = "nobody.key"
+[sessions.review]
+initial = "context"
+edges = { context = ["synthesis"], synthesis = ["complete"] }
 """
 # Streams of events end when a run does or never; `serve_*` and `security` follow them.
 STREAMS = ["runs_events", "events", "jobs_events"]
@@ -74,6 +77,15 @@ class Cluster:
         ready = [self.bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
         wait_for("PostgreSQL takes connections", lambda: subprocess.run(ready).returncode == 0)
         self.url = f"postgres://postgres@127.0.0.1:{port}/postgres"
+
+    def sessions(self):
+        """One at each phase, and one that is closed, as ids."""
+        ids = [self.call("POST", "/sessions", {"type": "review"})["id"] for _ in range(4)]
+        for session in ids[1:3]:
+            self.call("POST", f"/sessions/{session}/transition", {"phase": "synthesis"})
+        self.call("POST", f"/sessions/{ids[2]}/complete-round", {})
+        self.call("POST", f"/sessions/{ids[3]}/close", {"outcome": "aborted"})
+        return ids
 
     def stop(self):
         self.process.terminate()
@@ -157,6 +169,9 @@ def narrowed(server, folder):
     parts["parameters"]["env"]["schema"] = {"type": "string", "enum": ["acme/dev"]}
     parts["schemas"]["RunCreate"]["properties"]["task"] = {"type": "string", "enum": ["noop", "hello", "work"]}
     parts["schemas"]["JobCreate"]["properties"]["pool"] = {"type": "string", "enum": ["ask"]}
+    parts["schemas"]["SessionOpen"]["properties"]["type"] = {"type": "string", "enum": ["review"]}
+    phases = {"type": "string", "enum": ["context", "synthesis", "complete"]}
+    parts["schemas"]["SessionTransition"]["properties"]["phase"] = phases
     tasks = {"type": "array", "items": {"type": "string", "enum": ["work"]}, "maxItems": 50}
     parts["schemas"]["LeaseRequest"]["properties"]["tasks"] = tasks
     # Nobody is to wait here: neither for runs that do not come, nor for runs that nobody carries out.
@@ -179,6 +194,7 @@ def schemathesis(server, folder):
     for stream in STREAMS:
         command += ["--exclude-operation-id", stream]
     made = {"RIG_RUNS": ",".join(server.runs()), "RIG_JOBS": ",".join(server.jobs())}
+    made["RIG_SESSIONS"] = ",".join(server.sessions())
     env = {**os.environ, **made, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE)}
     return subprocess.run(command, env=env, cwd=folder).returncode
 

@@ -17,6 +17,10 @@ pub enum PassedBy {
     Serve,
     /// `serve`, where a job works on runs that came in over HTTP.
     Jobs,
+    /// `serve`, where sessions are walked, closed and swept.
+    Sessions,
+    /// `serve`, where what is old is cleared away.
+    Sweeps,
 }
 
 macro_rules! failpoints {
@@ -109,6 +113,16 @@ failpoints! {
         GiveBackOpen = "give_back.open",
         GiveBackStored = "give_back.stored",
         CancelDrawnOpen = "cancel_drawn.open",
+    }
+    Sessions {
+        SessionOpen = "session.open",
+        SessionTold = "session.told",
+        SessionStored = "session.stored",
+        SessionSettling = "session.settling",
+        SessionResuming = "session.resuming",
+    }
+    Sweeps {
+        RetentionOpen = "retention.open",
     }
 }
 

@@ -43,6 +43,9 @@ mod queues;
 mod keys;
 mod draw;
 mod task_jobs;
+mod sessions;
+mod session_sweep;
+mod sweeps;
 
 pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};
@@ -50,7 +53,7 @@ pub use buffer::{BufferDepth, BufferEntry, LetThrough};
 pub use canaries::{Canary, CanaryState};
 pub use caps::{Cap, Capped};
 pub use claim::{Claim, Limits, Opened};
-pub use dispatch::{LaneHead, Leased, Share, Taker};
+pub use dispatch::{Brief, LaneHead, Leased, Share, Taker};
 pub use doorbell::{Bell, Heard};
 pub use draw::{Drawn, Dress, Dressed, Waiting, WaitingAt, WaitingRun};
 pub use intake::PoolCounts;
@@ -68,8 +71,13 @@ pub use records::{PastAttempt, RunFilter, RunRecord};
 pub use results::ResultRow;
 pub use rounds::RoundRow;
 pub use schema::{MigrationRow, migrate, schema};
+pub use session_sweep::{DriverStands, SessionFate, SessionLife};
+pub use sessions::{
+    NewSession, SessionChange, SessionFilter, SessionLogEntry, SessionOpened, SessionRow, SessionRules,
+};
 pub use settle::{Settled, Verdict};
 pub use submit::Fence;
+pub use sweeps::{Retained, RetentionCursor, SweepDone, SweepRow};
 pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use task_jobs::{JobAsked, JobLogEntry, Made};

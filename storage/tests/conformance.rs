@@ -104,10 +104,14 @@ mod records;
 mod rounds;
 #[path = "conformance/schema.rs"]
 mod schema;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/settle.rs"]
 mod settle;
 #[path = "conformance/submit.rs"]
 mod submit;
+#[path = "conformance/sweeps.rs"]
+mod sweeps;
 #[path = "conformance/timeline.rs"]
 mod timeline;
 #[path = "conformance/waiting.rs"]

@@ -98,6 +98,8 @@ impl ExecTask {
         env.insert("TIDEGATE_RUN_ID".to_owned(), assignment.run.to_string());
         env.insert("TIDEGATE_ATTEMPT".to_owned(), assignment.attempt.to_string());
         env.insert("TIDEGATE_TASK".to_owned(), assignment.task.clone());
+        // Known from its first moment: a program of a session never has to guess which one it is of.
+        env.extend(assignment.session.iter().map(|session| ("TIDEGATE_SESSION_ID".to_owned(), session.clone())));
         env
     }
 }

@@ -40,6 +40,7 @@ mod tests {
                 attempt: 1,
                 epoch: Epoch::from_number(1),
                 payload: "null".to_owned(),
+                session: None,
                 max_duration: None,
                 start_by: std::time::Duration::MAX,
             };

@@ -4,7 +4,7 @@
 use super::{Gates, Held, LaneIndex, LocalQueue, RunSettings, Settler, TaskKind, Tasks};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use storage::store::NewRecord;
+use storage::store::{Brief, NewRecord};
 
 /// Runs of envs without any waiting that one commit lets pass a flood.
 const LATECOMERS_MAX: usize = 32;
@@ -59,12 +59,13 @@ impl Express {
     /// Hands those over that went the short way; they are durable.
     pub(super) fn hand_over<'a>(&self, records: impl Iterator<Item = &'a NewRecord>) {
         let reads = |task: &str| self.tasks.get(task).is_some_and(|task| task.reads_payload);
+        let brief = |record: &NewRecord| match reads(&record.task) {
+            true => Brief { payload: record.payload.clone(), session: record.session_id.clone() },
+            false => Brief::default(),
+        };
         let held: Vec<Held> = records
             .filter(|record| record.leased)
-            .map(|record| {
-                let payload = if reads(&record.task) { record.payload.clone() } else { String::new() };
-                Held::new(record.lease(), payload, self.settler.clone())
-            })
+            .map(|record| Held::new(record.lease(), brief(record), self.settler.clone()))
             .collect();
         if !held.is_empty() {
             self.queue.push(held);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use storage::model::Timestamp;
-use storage::store::{Ending, Leased, RunVerdict};
+use storage::store::{Brief, Ending, Leased, RunVerdict};
 use tokio::sync::Notify;
 
 /// Work that one slot should have ahead of it, so that short runs do not wait for a claim each.
@@ -20,15 +20,15 @@ const AHEAD_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Held {
     pub leased: Leased,
-    pub payload: String,
+    pub brief: Brief,
     started_at: Option<Timestamp>,
     settler: Option<Settler>,
 }
 
 impl Held {
-    pub fn new(leased: Leased, payload: String, settler: Settler) -> Held {
+    pub fn new(leased: Leased, brief: Brief, settler: Settler) -> Held {
         settler.holds(&leased.run, leased.epoch);
-        Held { leased, payload, started_at: None, settler: Some(settler) }
+        Held { leased, brief, started_at: None, settler: Some(settler) }
     }
 
     /// From here on the attempt counts.

@@ -113,12 +113,12 @@ pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long a count takes")]
-fn now() -> Instant {
+pub fn now() -> Instant {
     Instant::now()
 }
 
-/// What waits in the buffer, from one read.
-pub async fn gauges(parts: &RunParts) -> Result<(), StoreError> {
+/// What waits in the buffer, from one read; returns how many have waited too long.
+pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     let store = &parts.store;
     let depths = store.buffer_depths(None).await?;
     let parked: i64 = depths.iter().map(|depth| depth.parked).sum();
@@ -127,5 +127,5 @@ pub async fn gauges(parts: &RunParts) -> Result<(), StoreError> {
     metrics::gauge!(BUFFER_ENTRIES, "state" => "parked").set(parked as f64);
     let stale = store.stale_entries(None, store.now() - parts.settings.buffer.stale_after).await?;
     metrics::gauge!(BUFFER_STALE).set(stale as f64);
-    Ok(())
+    Ok(stale.unsigned_abs())
 }

@@ -110,32 +110,8 @@ fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem
         api.runs.tasks.get(&old.task).ok_or_else(|| {
             Problem::new(Code::Conflict, format!("the task `{}` is not configured any more", old.task))
         })?;
-    let basin = match task.kind {
-        actors::runs::TaskKind::Own(_) => storage::model::Basin::own(&old.env),
-        _ => storage::model::Basin::pull(&old.task, &old.env),
-    };
     // Replays pass the gate like any other run: many of them cannot become a burst of their own.
     let decision = api.gate.decide(&old.env, 1, api.runs.intake.health());
-    Ok(NewRecord {
-        id: api.mint(now),
-        lane: old.lane(),
-        replay_of: Some(old.id),
-        env: old.env,
-        task: old.task,
-        basin,
-        priority: old.priority,
-        payload: old.payload,
-        tags: old.tags,
-        metadata: old.metadata,
-        source: storage::model::Source::from_word(&old.source).unwrap_or(storage::model::Source::Backfill),
-        session_id: old.session_id,
-        max_attempts: old.max_attempts,
-        max_duration_ms: old.max_duration_ms,
-        accepted_at: now,
-        not_before: None,
-        expires_at: None,
-        buffered: matches!(decision, super::gate::Decision::Divert(_)),
-        leased: false,
-        idempotency: None,
-    })
+    let buffered = matches!(decision, super::gate::Decision::Divert(_));
+    Ok(NewRecord { buffered, ..actors::runs::replay(old, task, api.mint(now), now) })
 }

@@ -42,6 +42,9 @@ pub async fn one(
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
+    if let Some(refusal) = for_session(&api, caller.env.as_str(), std::slice::from_ref(&wish)).await?.pop().flatten() {
+        return Err(refusal);
+    }
     let _admitted = admit(&api, caller.env.as_str(), 1, now).await?;
     let buffered = diverted(&api, caller.env.as_str(), 1);
     let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
@@ -105,6 +108,26 @@ async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> R
         return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(5));
     }
     Ok(api.quotas.admit(env, runs as i64))
+}
+
+/// Which of them are for a session that is not there, or closed. A request that was answered before gets that answer
+/// again, whatever has become of its session.
+async fn for_session(api: &Api, env: &str, wishes: &[Wish]) -> Result<Vec<Option<Problem>>, Problem> {
+    let sessions = wishes.iter().map(|wish| wish.session_id.clone()).collect();
+    let mut refusals = super::sessions::check(api, env, sessions).await?;
+    let keys: Vec<String> = (refusals.iter().zip(wishes))
+        .filter_map(|(refusal, wish)| wish.idempotency_key.clone().filter(|_| refusal.is_some()))
+        .collect();
+    if !keys.is_empty() {
+        let env = env.to_owned();
+        let known = api.store(move |runs| async move { runs.store.known_keys(&env, &keys).await }).await?;
+        for (refusal, wish) in refusals.iter_mut().zip(wishes) {
+            if wish.idempotency_key.as_ref().is_some_and(|key| known.contains(key)) {
+                *refusal = None;
+            }
+        }
+    }
+    Ok(refusals)
 }
 
 fn diverted(api: &Api, env: &str, runs: usize) -> bool {
@@ -232,7 +255,19 @@ async fn sent_as_lines(
 
 /// Takes in what may be. The whole request fails only if nothing of it was taken.
 async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
-    let wishes = std::mem::take(&mut sent.wishes);
+    let (indices, wishes): (Vec<usize>, Vec<Wish>) = std::mem::take(&mut sent.wishes).into_iter().unzip();
+    let refusals = for_session(api, env, &wishes).await?;
+    let mut wanted = Vec::with_capacity(wishes.len());
+    for ((index, wish), refusal) in indices.into_iter().zip(wishes).zip(refusals) {
+        match refusal {
+            Some(problem) => sent.verdicts[index] = Verdict::Refused(problem),
+            None => wanted.push((index, wish)),
+        }
+    }
+    let wishes = wanted;
+    if wishes.is_empty() {
+        return Ok(());
+    }
     let _admitted = admit(api, env, wishes.len(), now).await?;
     let buffered = diverted(api, env, wishes.len());
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));

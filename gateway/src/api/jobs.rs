@@ -72,7 +72,7 @@ pub async fn create(
 }
 
 fn llm_task(api: &Api, pool: &str) -> Result<LlmTask, Problem> {
-    api.llm.get(pool).cloned().ok_or_else(|| {
+    api.parts.llm.get(pool).cloned().ok_or_else(|| {
         let what = format!("no node here can carry out `{pool}`: its provider has no key in this configuration");
         Problem::new(Code::Conflict, what)
     })
@@ -154,7 +154,7 @@ async fn survey(api: &Api, env: &str, wish: &Wish, task: &LlmTask, most: i64) ->
             })
             .await?;
         for run in &page {
-            seen.add((task.make_request)(&run.payload, &api.prices));
+            seen.add((task.make_request)(&run.payload, &api.parts.prices));
         }
         let whole = (page.len() as i64) < SLICE;
         seen.more = !whole && (seen.runs >= most || api.uptime.now().saturating_sub(began) > PLANNED_FOR);

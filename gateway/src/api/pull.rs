@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{Epoch, RunId, RunState, Timestamp};
-use storage::store::{Ending, Leased, NewChunk, PullLease, RunVerdict, Share, Taker};
+use storage::store::{Brief, Ending, Leased, NewChunk, PullLease, RunVerdict, Share, Taker};
 use tokio::time::{Instant, timeout};
 
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -33,6 +33,7 @@ struct LeaseView<'a> {
     attempt: i64,
     max_attempts: i64,
     payload: &'a RawValue,
+    session_id: Option<&'a str>,
     lease_token: &'a str,
     lease_until: String,
     max_duration_seconds: Option<f64>,
@@ -103,14 +104,14 @@ pub async fn lease(
 /// A run in a worker's hands, with what it needs.
 struct Taken {
     leased: Leased,
-    payload: String,
+    brief: Brief,
     token: String,
     until: Timestamp,
 }
 
 fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
     let view = |taken: &Taken| -> Result<String, serde_json::Error> {
-        let payload: &RawValue = serde_json::from_str(&taken.payload)?;
+        let payload: &RawValue = serde_json::from_str(&taken.brief.payload)?;
         serde_json::to_string(&LeaseView {
             run_id: taken.leased.run.as_str(),
             task: &taken.leased.task,
@@ -118,6 +119,7 @@ fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
             attempt: taken.leased.attempt,
             max_attempts: taken.leased.max_attempts,
             payload,
+            session_id: taken.brief.session.as_deref(),
             lease_token: &taken.token,
             lease_until: taken.until.to_string(),
             max_duration_seconds: Some(taken.leased.max_duration_ms)
@@ -144,9 +146,9 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         let mut leased = runs.store.claim_ready(&shares, &caps, taker, now).await?;
         leased.truncate(usize::try_from(items).unwrap_or(0));
         let ids: Vec<(&str, &RunId)> = leased.iter().map(|leased| (leased.env.as_str(), &leased.run)).collect();
-        let mut payloads = runs.store.payloads(&ids).await?;
+        let mut briefs = runs.store.briefs(&ids).await?;
         let taken = leased.into_iter().map(|leased| Taken {
-            payload: payloads.remove(&leased.run).unwrap_or_else(|| "null".to_owned()),
+            brief: briefs.remove(&leased.run).unwrap_or_else(|| Brief { payload: "null".to_owned(), session: None }),
             token: token_of(&secret, &leased.run),
             until,
             leased,

@@ -58,6 +58,9 @@ pub struct AttemptView<'a> {
     pub ended_at: Option<String>,
 }
 
+/// The outcome of a run that did not fail, while its session is unfinished.
+pub const INCOMPLETE: &str = "incomplete";
+
 /// Stored JSON as it is; what cannot be read as JSON any more shows as null.
 fn raw(json: &str) -> &RawValue {
     const NULL: &str = "null";
@@ -115,9 +118,10 @@ impl<'a> RunView<'a> {
     }
 
     pub fn of(record: &'a RunRecord) -> RunView<'a> {
+        let unfinished = record.unfinished.as_deref();
         let outcome = record.state.is_terminal().then(|| OutcomeView {
-            code: record.code.as_deref().unwrap_or(record.state.word()),
-            reason: record.reason.as_deref(),
+            code: unfinished.map_or(record.code.as_deref().unwrap_or(record.state.word()), |_| INCOMPLETE),
+            reason: record.reason.as_deref().or(unfinished),
             output: record.output.as_deref().map(raw),
         });
         RunView {
@@ -178,7 +182,8 @@ impl<'a> AttemptView<'a> {
 
 /// The version of a run as an ETag: it changes with every change that a client can see.
 pub fn etag(record: &RunRecord) -> String {
-    format!("\"{}-{}-{}\"", record.version, record.epoch, record.state)
+    let outcome = if record.unfinished.is_some() { INCOMPLETE } else { record.state.word() };
+    format!("\"{}-{}-{}\"", record.version, record.epoch, outcome)
 }
 
 /// The version that an ETag stands for, if it is one of ours.

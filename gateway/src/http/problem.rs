@@ -130,12 +130,22 @@ pub struct Problem {
     /// Seconds, for `Retry-After`.
     pub retry_after: Option<u64>,
     allow: Option<&'static str>,
+    /// What would be allowed in place of what was asked for.
+    allowed: Option<Vec<String>>,
     cause: Option<Box<str>>,
 }
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem { code, detail: detail.into(), errors: Vec::new(), retry_after: None, allow: None, cause: None }
+        Problem {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            allow: None,
+            allowed: None,
+            cause: None,
+        }
     }
 
     /// A failure of ours: the client learns that it happened, the log learns `cause`.
@@ -173,6 +183,12 @@ impl Problem {
         self
     }
 
+    /// Lists what would be allowed.
+    pub fn allowing(mut self, allowed: Vec<String>) -> Problem {
+        self.allowed = Some(allowed);
+        self
+    }
+
     pub fn retry_after(mut self, seconds: u64) -> Problem {
         self.retry_after = Some(seconds);
         self
@@ -200,6 +216,7 @@ impl Problem {
             request_id,
             retryable: self.code.retryable(),
             errors: &self.errors,
+            allowed: self.allowed.as_deref(),
         };
         // Strings, numbers and lists of them: there is nothing in it that cannot be written.
         serde_json::to_vec(&body).unwrap_or_default()
@@ -232,6 +249,8 @@ struct Body<'a> {
     request_id: Option<&'a str>,
     retryable: bool,
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<&'a [String]>,
 }
 
 impl fmt::Display for Problem {

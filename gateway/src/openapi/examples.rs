@@ -31,6 +31,7 @@ pub fn named(name: &str) -> Value {
                 "attempt": 1,
                 "max_attempts": 3,
                 "payload": { "input": "a.png" },
+                "session_id": null,
                 "lease_token": TOKEN,
                 "lease_until": "2026-11-21T14:49:12.166Z",
                 "max_duration_seconds": null,
@@ -44,6 +45,9 @@ pub fn named(name: &str) -> Value {
             json!({ "pool": "summarise", "scope": { "since": "2026-11-01" }, "limits": { "max_usd": "20.00" } })
         }
         "batch_adopt" => json!({ "provider_batch_id": "batch_6743a1f0" }),
+        "session" => super::sessions::example(),
+        "session_open" => json!({ "type": "review", "metadata": { "branch": "main" } }),
+        "session_transition" => json!({ "phase": "reviews", "round": 1 }),
         "settled" => json!({ "run_id": RUN, "status": "succeeded" }),
         // The table names only what is here; a test sees to it.
         _ => Value::Null,

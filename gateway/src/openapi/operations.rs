@@ -3,7 +3,7 @@
 use super::operation::{
     Answer, Body, EVENTS, JSON, Operation, Shape, json, of_batch, of_job, of_operator, of_worker, ok, page,
 };
-use super::{batches, jobs};
+use super::{batches, jobs, sessions, sweeps};
 
 pub const TAGS: &[(&str, &str)] = &[
     ("runs", "One run is one durable unit of work."),
@@ -12,6 +12,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("workers", "Pull workers take runs over HTTP, in any language."),
     ("jobs", "Jobs carry the runs of an `llm` task out, in provider batches."),
     ("batches", "Provider batches, and an operator's answer about those of unknown fate."),
+    ("sessions", "One session is one walk over a typed phase graph; its steps are runs."),
     ("operations", "What waits, and who is there."),
 ];
 
@@ -451,6 +452,14 @@ pub const OPERATIONS: &[Operation] = &[
     ),
     batches::ADOPT,
     batches::ABANDON,
+    sessions::OPEN,
+    sessions::LIST,
+    sessions::GET,
+    sessions::TRANSITION,
+    sessions::COMPLETE_ROUND,
+    sessions::CLOSE,
+    sweeps::LIST,
+    sweeps::RUN,
     of_operator(
         ("GET", "/nodes"),
         "nodes_list",

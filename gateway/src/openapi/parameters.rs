@@ -1,5 +1,6 @@
 //! Parameters and headers of answers, each by the name that the table of operations uses.
 
+use super::{sessions, sweeps};
 use serde_json::{Map, Value, json};
 use storage::model::{BatchState, RunState, Source};
 
@@ -40,6 +41,10 @@ pub fn all() -> Value {
         ("job_id", parameter("path", "id", "The job's id.", id_schema("job"))),
         ("batch_id", parameter("path", "id", "The batch's id.", id_schema("bat"))),
         ("batch_state", parameter("query", "state", "Only those that are so.", word(json!(batch_states())))),
+        ("session_id", parameter("path", "id", "The session's id.", id_schema("ses"))),
+        ("session_status", parameter("query", "status", "Only those that are so.", word(json!(sessions::states())))),
+        ("session_type", parameter("query", "type", "Only those of this type.", name_schema())),
+        ("kind", parameter("path", "kind", "What it looks for.", word(json!(sweeps::kinds())))),
         ("node_id", parameter("path", "id", "The node's id.", id_schema("node"))),
         ("queue", parameter("path", "queue", "The queue's name; it need not hold anything.", name_schema())),
         ("status", parameter("query", "status", "Only those that are so.", word(json!(states())))),

@@ -1,6 +1,6 @@
 //! All schemas by name, and what they are made of.
 
-use super::{batches, jobs, runs, workers};
+use super::{batches, jobs, runs, sessions, sweeps, workers};
 use crate::http::problem::Code;
 use serde_json::{Map, Value, json};
 
@@ -72,6 +72,14 @@ pub fn all() -> Value {
         ("Batch", batches::batch()),
         ("BatchAdopt", batches::adopt()),
         ("BatchAbandon", batches::abandon()),
+        ("SessionOpen", sessions::open()),
+        ("Session", sessions::session()),
+        ("SessionWithEvents", sessions::with_events()),
+        ("SessionTransition", sessions::transition()),
+        ("SessionComplete", sessions::complete()),
+        ("SessionClose", sessions::close()),
+        ("Sweep", sweeps::sweep()),
+        ("SweepDone", sweeps::done()),
         ("BufferStatus", buffer_status()),
         ("BufferEntry", buffer_entry()),
         ("Node", node()),
@@ -108,6 +116,7 @@ fn problem() -> Value {
             "request_id": { "type": "string", "description": "Its name in the server's log." },
             "retryable": { "type": "boolean", "description": "Whether the same request may succeed later." },
             "errors": { "type": "array", "items": { "$ref": "#/components/schemas/FieldError" } },
+            "allowed": { "type": "array", "items": { "type": "string" }, "description": "What would be allowed." },
         },
     })
 }

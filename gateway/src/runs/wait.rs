@@ -1,6 +1,7 @@
 //! `runs wait`, `runs watch` and `runs create --wait`: until runs have ended. Going away ends the waiting only.
 
 use super::{now, path, print_one, view};
+use crate::api::view::INCOMPLETE;
 use crate::cli::Output;
 use crate::client::{Client, Event, Follow, Object, Request, print_objects};
 use crate::exit::{Exit, Failure};
@@ -72,15 +73,19 @@ async fn end_of(client: &Client, id: &str) -> Result<Object, Failure> {
 }
 
 fn exit_of(runs: &[Object]) -> Exit {
-    let succeeded = |run: &Object| run.text("status") == RunState::Succeeded.word();
-    if runs.iter().all(succeeded) { Exit::Done } else { Exit::ItemsFailed }
+    if runs.iter().all(|run| succeeded(&run.value)) { Exit::Done } else { Exit::ItemsFailed }
+}
+
+/// A run that did not fail is no success while its session is unfinished.
+fn succeeded(run: &Value) -> bool {
+    run["status"] == RunState::Succeeded.word() && run["outcome"]["code"] != INCOMPLETE
 }
 
 /// Prints each event as it comes, the ones before included.
 pub async fn watch(client: &Client, id: &str, output: Output) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let mut follow = Follow::run(client, id);
-    let (mut texts, mut succeeded) = (Vec::new(), false);
+    let (mut texts, mut well) = (Vec::new(), false);
     let style = Style::of_stdout(now());
     loop {
         let event = tokio::select! {
@@ -92,7 +97,7 @@ pub async fn watch(client: &Client, id: &str, output: Output) -> Result<Exit, Fa
         };
         let Some(event) = event else { break };
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        succeeded |= data["status"] == RunState::Succeeded.word();
+        well |= succeeded(&data);
         let shown = match output {
             Output::Table => send(&line(&event, &data, style))?,
             Output::Jsonl => send(&format!("{}\n", object(&event)))?,
@@ -108,7 +113,7 @@ pub async fn watch(client: &Client, id: &str, output: Output) -> Result<Exit, Fa
     if output == Output::Json {
         send(&format!("{{\"data\":[{}]}}\n", texts.join(",")))?;
     }
-    Ok(if succeeded { Exit::Done } else { Exit::ItemsFailed })
+    Ok(if well { Exit::Done } else { Exit::ItemsFailed })
 }
 
 /// An event as an object, with its data as it came.
@@ -177,5 +182,8 @@ mod tests {
         for status in ["failed", "cancelled", "timed_out", "expired"] {
             assert_eq!(exit_of(&[run("succeeded"), run(status)]), Exit::ItemsFailed, "{status}");
         }
+        let unfinished = r#"{"status":"succeeded","outcome":{"code":"incomplete"}}"#;
+        let unfinished = Object::parse(unfinished.as_bytes()).expect("a run");
+        assert_eq!(exit_of(&[unfinished]), Exit::ItemsFailed, "it is no success");
     }
 }

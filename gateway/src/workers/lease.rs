@@ -12,6 +12,8 @@ pub struct Lease {
     pub run: String,
     pub task: String,
     pub attempt: i64,
+    /// The session whose step it is.
+    pub session: Option<String>,
     /// The payload as its sender wrote it.
     pub payload: Box<RawValue>,
     pub max_duration: Option<Duration>,
@@ -53,6 +55,7 @@ impl Lease {
             run: object.text("run_id").to_owned(),
             task: object.text("task").to_owned(),
             attempt: object.value["attempt"].as_i64().unwrap_or(0),
+            session: object.value["session_id"].as_str().map(str::to_owned),
             payload: payload.payload,
             max_duration: object.value["max_duration_seconds"]
                 .as_f64()

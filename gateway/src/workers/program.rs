@@ -21,6 +21,9 @@ pub fn start(program: &[OsString], lease: &Lease) -> std::io::Result<Child> {
     command.env("TIDEGATE_RUN_ID", &lease.run);
     command.env("TIDEGATE_TASK", &lease.task);
     command.env("TIDEGATE_ATTEMPT", lease.attempt.to_string());
+    // What this worker itself was started under is not the run's.
+    command.env_remove("TIDEGATE_SESSION_ID");
+    command.envs(lease.session.iter().map(|session| ("TIDEGATE_SESSION_ID", session)));
     command.process_group(0).kill_on_drop(true).spawn()
 }
 

@@ -43,6 +43,7 @@ fn assignment(payload: &str) -> Assignment {
         attempt: 3,
         epoch: Epoch::from_number(7),
         payload: payload.to_owned(),
+        session: None,
         max_duration: None,
         start_by: std::time::Duration::MAX,
     }

@@ -17,6 +17,7 @@ mod rows_003;
 mod rows_004;
 mod serve_kill;
 mod serve_synced;
+mod sessions;
 mod serve_actors;
 mod serve_caps;
 mod serve_outage;

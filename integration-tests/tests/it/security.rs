@@ -13,7 +13,8 @@ use harness::{Answer, Client, Server};
 use serde_json::Value;
 
 const ALL_SCOPES: &str = "runs:read,runs:write,workers,queues:write,buffer:read,jobs:read,jobs:write,admin,chaos";
-const LATER: &str = "[tasks.later]\nkind = \"pull\"\n[tasks.asked]\nkind = \"llm\"\nprovider = \"openai\"\n";
+const LATER: &str = "[tasks.later]\nkind = \"pull\"\n[tasks.asked]\nkind = \"llm\"\nprovider = \"openai\"\n\
+    [sessions.review]\ninitial = \"a\"\nedges = { a = [\"complete\"] }\n";
 /// The form of a run's id; nobody's.
 const NOBODYS: &str = "run_01jd8v9k3z5m7q2w4x6y8a0b1c";
 
@@ -45,7 +46,7 @@ fn caller(server: &Server, key: &str) -> Client {
 
 /// A request for a route of the table, with a body that it would take.
 fn request(method: &str, route: &str, run: &str) -> (String, Option<String>) {
-    let path = route.replace("{id}", run).replace("{queue}", "later");
+    let path = route.replace("{id}", run).replace("{queue}", "later").replace("{kind}", "sessions");
     let held = format!("\"run_id\":\"{run}\",\"lease_token\":\"t\"");
     let body = match (method, route) {
         ("POST", "/runs") => "{\"task\":\"noop\"}".to_owned(),
@@ -56,6 +57,9 @@ fn request(method: &str, route: &str, run: &str) -> (String, Option<String>) {
         ("POST", "/batches/{id}/adopt") => "{\"provider_batch_id\":\"batch_x\"}".to_owned(),
         ("POST", "/batches/{id}/abandon") => "{}".to_owned(),
         ("POST", "/jobs") => "{\"pool\":\"asked\"}".to_owned(),
+        ("POST", "/sessions") => "{\"type\":\"review\"}".to_owned(),
+        ("POST", "/sessions/{id}/transition") => "{\"phase\":\"complete\"}".to_owned(),
+        ("POST", "/sessions/{id}/complete-round" | "/sessions/{id}/close") => "{}".to_owned(),
         ("POST", _) if route.starts_with("/workers/") => format!("{{{held}}}"),
         _ => return (path, None),
     };

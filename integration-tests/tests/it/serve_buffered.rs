@@ -5,7 +5,8 @@
 use harness::{Answer, Client, Database, Server, eventually};
 use serde_json::{Value, json};
 
-const TASKS: &str = "[tasks.later]\nkind = \"pull\"\n[tasks.other]\nkind = \"pull\"\n";
+const TASKS: &str = "[tasks.later]\nkind = \"pull\"\n[tasks.other]\nkind = \"pull\"\n\
+    [sessions.review]\ninitial = \"a\"\nedges = { a = [\"complete\"] }\n";
 
 /// A server that buffers all but the first run of an env, and lets nothing through.
 fn holding(database: Database) -> Server {
@@ -115,9 +116,11 @@ impl Play {
 fn play(server: &Server, made: u16, word: &str) -> Vec<(String, String)> {
     let mut play = Play { client: server.client().in_env("acme/dev"), names: Vec::new(), told: Vec::new() };
     let mut stranger = server.client().in_env("other/dev");
+    let session = play.client.post("/sessions", &json!({"type": "review"})).is(201).field("id");
+    play.names.push((session.clone(), "SESSION"));
     let wish = json!({"task": "later", "payload": {"n": 12345678901234567890_u64, "t": ["\u{e9}\n", {}]}, "priority": 5,
         "tags": ["red", "a:b"], "metadata": {"k": 1}, "ttl_seconds": 3_600, "max_attempts": 7, "source": "daemon",
-        "max_duration_seconds": 9, "concurrency_key": "c", "session_id": "s", "idempotency_key": "key"});
+        "max_duration_seconds": 9, "concurrency_key": "c", "session_id": session, "idempotency_key": "key"});
     let run = play.make("RUN", wish.clone(), made);
     let path = format!("/runs/{run}");
     let read = play.get("get", &path).is(200);

@@ -10,6 +10,7 @@ pub enum Kind {
     Run,
     Batch,
     Job,
+    Session,
     Node,
 }
 
@@ -19,6 +20,7 @@ impl Kind {
             Kind::Run => "run_",
             Kind::Batch => "bat_",
             Kind::Job => "job_",
+            Kind::Session => "ses_",
             Kind::Node => "node_",
         }
     }
@@ -87,6 +89,8 @@ id_type!(/// Names one batch.
     BatchId, Kind::Batch);
 id_type!(/// Names one job.
     JobId, Kind::Job);
+id_type!(/// Names one session.
+    SessionId, Kind::Session);
 id_type!(/// Names one incarnation of one process.
     NodeId, Kind::Node);
 

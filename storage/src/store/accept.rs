@@ -4,7 +4,7 @@ mod postgres;
 mod sqlite;
 
 use super::hot::Hot;
-use super::{KEPT, Pools, Store, WriteTurn};
+use super::{CHUNK, KEPT, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
@@ -12,7 +12,7 @@ use crate::store::Leased;
 use postgres::accept_postgres;
 use sqlite::{insert_sqlite, lease_sqlite, put_keys_sqlite};
 use sqlx::{QueryBuilder, Sqlite};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
 const TOGETHER: usize = 1_500;
@@ -212,6 +212,26 @@ impl Store {
         };
         reached(Failpoint::AcceptStored);
         Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
+    }
+
+    /// Those of an env's keys that were used and have not expired.
+    pub async fn known_keys(&self, env: &str, keys: &[String]) -> Result<HashSet<String>, StoreError> {
+        let now = self.now().millis();
+        let mut known = HashSet::new();
+        for part in keys.chunks(CHUNK) {
+            let found: Vec<String> = on_pool!(self, |pool| {
+                let mut select = QueryBuilder::<Db>::new("-- known_keys\nSELECT key FROM idempotency WHERE env = ");
+                select.push_bind(env).push(" AND expires_at > ").push_bind(now).push(" AND key IN (");
+                let mut names = select.separated(", ");
+                for key in part {
+                    names.push_bind(key.as_str());
+                }
+                select.push(")");
+                select.build_query_scalar().persistent(false).fetch_all(pool).await?
+            });
+            known.extend(found);
+        }
+        Ok(known)
     }
 }
 

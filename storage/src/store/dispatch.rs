@@ -160,8 +160,17 @@ const LEASED_SQLITE: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 const UNREADY_SQLITE: &str = "; DELETE FROM ready WHERE (env, run_id) IN (SELECT env, run_id FROM ready ";
 
-const PAYLOADS: &str =
-    ") SELECT r.id, r.payload FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
+const BRIEFS: &str =
+    ") SELECT r.id, r.payload, r.session_id FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
+
+/// What a run's carrier is told of it, besides its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Brief {
+    /// Raw JSON.
+    pub payload: String,
+    /// The session whose step it is.
+    pub session: Option<String>,
+}
 
 impl Store {
     /// Basins with ready runs after `after`, for this system's own workers or for the pull workers of a task;
@@ -275,21 +284,24 @@ impl Store {
         }
     }
 
-    /// The payloads of runs, each named with its env, by run.
-    pub async fn payloads(&self, runs: &[(&str, &RunId)]) -> Result<HashMap<RunId, String>, StoreError> {
-        let mut payloads = HashMap::with_capacity(runs.len());
+    /// What the carriers of runs are told, each run named with its env, by run.
+    pub async fn briefs(&self, runs: &[(&str, &RunId)]) -> Result<HashMap<RunId, Brief>, StoreError> {
+        let mut briefs = HashMap::with_capacity(runs.len());
         for chunk in runs.chunks(CHUNK) {
-            let found: Vec<(String, String)> = on_pool!(self, |pool| {
+            let found: Vec<(String, String, Option<String>)> = on_pool!(self, |pool| {
                 let mut select = QueryBuilder::<Db>::new("WITH wanted (env, id) AS (");
                 select.push_values(chunk, |mut pair, (env, run)| {
                     pair.push_bind(*env).push_bind(run.as_str());
                 });
-                select.push(PAYLOADS);
+                select.push(BRIEFS);
                 select.build_query_as().persistent(false).fetch_all(pool).await?
             });
-            payloads.extend(found.into_iter().map(|(id, payload)| (RunId::from_text(id), payload)));
+            let brief = |(id, payload, session): (String, String, Option<String>)| {
+                (RunId::from_text(id), Brief { payload, session })
+            };
+            briefs.extend(found.into_iter().map(brief));
         }
-        Ok(payloads)
+        Ok(briefs)
     }
 }
 

@@ -41,6 +41,8 @@ pub struct RunRecord {
     /// Who carries it now.
     pub holder: Option<String>,
     pub cancel_requested: bool,
+    /// Why it is no success although it did not fail: its session is unfinished (invariant 31).
+    pub unfinished: Option<String>,
 }
 
 /// Which runs to list.
@@ -110,6 +112,10 @@ struct RawRecord {
     drawn_attempts: Option<i64>,
     drawn_epoch: Option<i64>,
     drawn_cancel: Option<i64>,
+    session_closing: Option<String>,
+    session_round: Option<i64>,
+    session_phase: Option<String>,
+    session_completed_at: Option<i64>,
 }
 
 impl TryFrom<RawRecord> for RunRecord {
@@ -120,6 +126,7 @@ impl TryFrom<RawRecord> for RunRecord {
         let due = raw.ready_due.filter(|due| *due > 0);
         let not_before = due.or(Some(raw.not_before).filter(|time| *time > 0)).map(Timestamp::from_millis);
         Ok(RunRecord {
+            unfinished: (state == RunState::Succeeded).then(|| unfinished(&raw)).flatten(),
             not_before,
             state,
             epoch: Epoch::from_number(
@@ -155,6 +162,19 @@ impl TryFrom<RawRecord> for RunRecord {
     }
 }
 
+/// A run belongs to the round that was under way when it was accepted: it is a success once that one is completed, or
+/// a later one. It is looked up whenever somebody reads the run, so that it changes with the session.
+fn unfinished(raw: &RawRecord) -> Option<String> {
+    let (round, phase) = (raw.session_round?, raw.session_phase.as_deref()?);
+    if raw.session_completed_at.is_some_and(|at| at >= raw.accepted_at) {
+        return None;
+    }
+    Some(match raw.session_closing.as_deref() {
+        Some(closing) => format!("its session was closed as {closing} at phase {phase} of round {round}"),
+        None => format!("its session is at phase {phase} of round {round}"),
+    })
+}
+
 /// An open run stands where it is held. One that is held nowhere contradicts the model.
 fn stands(raw: &RawRecord) -> Result<RunState, StoreError> {
     let corrupt =
@@ -182,7 +202,8 @@ macro_rules! record_columns {
             r.started_at, r.finished_at, b.run_id AS buffered_as, q.due_at AS ready_due, q.attempts AS ready_attempts,
             q.epoch AS ready_epoch, l.leased_at, l.epoch AS lease_epoch, l.attempts AS lease_attempts, l.holder,
             l.cancel_requested, j.state AS drawn_state, j.pool AS drawn_by, j.attempts AS drawn_attempts,
-            j.epoch AS drawn_epoch, j.cancel_requested AS drawn_cancel
+            j.epoch AS drawn_epoch, j.cancel_requested AS drawn_cancel, s.closing AS session_closing,
+            s.round AS session_round, s.phase AS session_phase, s.completed_at AS session_completed_at
         FROM "
     };
 }
@@ -192,6 +213,7 @@ const RECORD: &str = concat!(
     record_columns!(),
     "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
     LEFT JOIN leases l ON l.run_id = r.id LEFT JOIN runs j ON j.id = r.id AND j.env = r.env
+    LEFT JOIN sessions s ON s.id = r.session_id
     WHERE r.id = $1 AND r.env = $2"
 );
 
@@ -224,7 +246,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id",
             "ready q ON q.env = r.env AND q.run_id = r.id",
             "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env WHERE b.env = "
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE b.env = "
         ),
         id: "b.run_id",
         only: "",
@@ -234,7 +256,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "ready q JOIN run_records r ON r.env = q.env AND r.id = q.run_id",
             "buffer b ON b.run_id = r.id",
             "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env WHERE q.env = "
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE q.env = "
         ),
         id: "q.run_id",
         only,
@@ -244,7 +266,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "leases l JOIN run_records r ON r.env = l.env AND r.id = l.run_id",
             "buffer b ON b.run_id = r.id",
             "ready q ON q.env = r.env AND q.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env WHERE l.env = "
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE l.env = "
         ),
         id: "l.run_id",
         only: "",
@@ -254,7 +276,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "runs j JOIN run_records r ON r.env = j.env AND r.id = j.id",
             "buffer b ON b.run_id = r.id",
             "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id WHERE j.env = "
+            "leases l ON l.run_id = r.id LEFT JOIN sessions s ON s.id = r.session_id WHERE j.env = "
         ),
         id: "j.id",
         only,
@@ -265,7 +287,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "buffer b ON b.run_id = r.id",
             "ready q ON q.env = r.env AND q.run_id = r.id",
             "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env WHERE u.env = "
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE u.env = "
         ),
         id: "u.run_id",
         only: "",
@@ -276,7 +298,7 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
             "buffer b ON b.run_id = r.id",
             "ready q ON q.env = r.env AND q.run_id = r.id",
             "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env WHERE r.env = "
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE r.env = "
         ),
         id: "r.id",
         only: "",

@@ -151,8 +151,8 @@ on_both! {
                 let record = NewRecord { payload: payload.to_owned(), buffered, ..store.record(ENV) };
                 let run = store.sent(record).await;
                 assert_eq!(store.stands(&run).await.payload, payload);
-                let payloads = store.payloads(&[(ENV, &run)]).await.unwrap();
-                assert_eq!(payloads[&run], payload);
+                let briefs = store.briefs(&[(ENV, &run)]).await.unwrap();
+                assert_eq!(briefs[&run].payload, payload);
             }
         }
     }

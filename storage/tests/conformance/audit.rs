@@ -8,6 +8,19 @@ use storage::model::{BatchEvent, BatchState, JobEvent, JobState, batch, job};
 /// A question whose answer must be no row at all.
 const NEVER: &[(&str, &str)] = &[
     (
+        "a session's row is what its last event says (30), and its events have no gap",
+        "SELECT id FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM session_events e
+            WHERE e.session_id = s.id AND e.seq = s.seq AND e.round = s.round AND e.phase = s.phase
+            AND e.at = s.moved_at AND (e.event = 'closed') = (s.state = 'closed'))
+            OR seq <> (SELECT COUNT(*) FROM session_events e WHERE e.session_id = s.id)",
+    ),
+    (
+        "a session is complete exactly by the completion of its present round (28)",
+        "SELECT id FROM sessions s WHERE (completed_round = round) <> EXISTS (SELECT 1 FROM session_events e
+            WHERE e.session_id = s.id AND e.round = s.round AND e.event = 'completed')
+            OR (closing = 'complete' AND completed_round <> round)",
+    ),
+    (
         "a pool's counters equal a count of its runs",
         "SELECT p.name FROM pools p WHERE
             total <> (SELECT COUNT(*) FROM runs r WHERE r.pool = p.name)

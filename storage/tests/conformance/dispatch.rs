@@ -5,7 +5,7 @@ use crate::sent::{ENV, OTHER_ENV, QUEUE, TASK, because, ids, runs_of, share};
 use std::collections::{BTreeSet, HashMap};
 use storage::Store;
 use storage::model::{Basin, Lane, RunId, RunState};
-use storage::store::{Cap, Capped, Ending, NewRecord, Share, Taker};
+use storage::store::{Brief, Cap, Capped, Ending, NewRecord, Share, Taker};
 
 on_both! {
     async fn s004_a6_a_claim_takes_the_oldest_and_an_empty_lane_gives_none(store: Fixture) {
@@ -214,20 +214,24 @@ on_both! {
         assert_eq!(store.raw.rows(&sql).await, [[None, None]], "a node's own lease covers its runs");
     }
 
-    async fn payloads_come_by_run_and_unknown_runs_are_left_out(store: Fixture) {
+    async fn briefs_come_by_run_and_unknown_runs_are_left_out(store: Fixture) {
         let mut records = store.records(ENV, 1_100);
         for (nth, record) in records.iter_mut().enumerate() {
             record.payload = format!("{{\"n\":{nth}}}");
+            record.session_id = (nth % 2 == 0).then(|| format!("ses_{nth}"));
         }
         store.take_in(&records).await;
         let runs: Vec<RunId> = ids(&records).into_iter().chain([RunId::from_text("run_none")]).collect();
         let asked: Vec<(&str, &RunId)> = runs.iter().map(|run| (ENV, run)).collect();
-        let found = store.payloads(&asked).await.unwrap();
+        let found = store.briefs(&asked).await.unwrap();
         let others: Vec<(&str, &RunId)> = runs.iter().map(|run| ("acme/other", run)).collect();
-        assert_eq!(store.payloads(&others).await.unwrap(), HashMap::new(), "another env has none of them");
-        let expected: HashMap<_, _> = records.into_iter().map(|record| (record.id, record.payload)).collect();
+        assert_eq!(store.briefs(&others).await.unwrap(), HashMap::new(), "another env has none of them");
+        let expected: HashMap<_, _> = records
+            .into_iter()
+            .map(|record| (record.id, Brief { payload: record.payload, session: record.session_id }))
+            .collect();
         assert_eq!(found, expected);
-        assert_eq!(store.payloads(&[]).await.unwrap(), HashMap::new());
+        assert_eq!(store.briefs(&[]).await.unwrap(), HashMap::new());
     }
 
     /// A request that goes away while its claim is under way must not take runs with it.

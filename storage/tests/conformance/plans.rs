@@ -36,6 +36,8 @@ const OVERDUE: &str = include_str!("../../src/store/overdue.rs");
 const FINISH: &str = include_str!("../../src/store/finish.rs");
 const RECORDS: &str = include_str!("../../src/store/records.rs");
 const QUEUES: &str = include_str!("../../src/store/queues.rs");
+const SESSION_SWEEP: &str = include_str!("../../src/store/session_sweep.rs");
+const SWEEPS: &str = include_str!("../../src/store/sweeps.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 
 const HOT: &[Hot] = &[
@@ -52,6 +54,12 @@ const HOT: &[Hot] = &[
     sqlite(BUFFER, "LET_THROUGH_SQLITE"),
     sqlite(BUFFER, "DELETE_LET_THROUGH"),
     postgres(BUFFER, "LET_THROUGH_POSTGRES", "'acme/prod', 100, 0"),
+    both(SESSION_SWEEP, "ALIVE", "'ses'"),
+    both(SESSION_SWEEP, "OPEN", "'ses', 'run'"),
+    both(SESSION_SWEEP, "LAST_END", "'ses'"),
+    both(SESSION_SWEEP, "CHILDREN", "'ses', 100"),
+    both(SWEEPS, "WALK", "'acme/prod', 'run', 100"),
+    both(SWEEPS, "DROP_KEYS", "1, 100"),
     both(WAITING, "NEXT_DUE", ""),
     both(WAITING, "DUE", "1, 100"),
     both(WAITING, "EXPIRED_BUFFER", "1, 100"),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
-pub const TABLES: [&str; 29] = [
+pub const TABLES: [&str; 32] = [
     "api_keys",
     "attempts",
     "batch_events",
@@ -38,8 +38,11 @@ pub const TABLES: [&str; 29] = [
     "run_records",
     "run_results",
     "runs",
+    "session_events",
+    "sessions",
     "store_secrets",
     "strays",
+    "sweeps",
     "unsuccessful",
 ];
 

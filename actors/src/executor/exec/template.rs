@@ -154,6 +154,7 @@ mod tests {
             attempt: 3,
             epoch: Epoch::from_number(1),
             payload: payload.to_owned(),
+            session: None,
             max_duration: None,
             start_by: std::time::Duration::MAX,
         };

@@ -44,6 +44,14 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("GET", "/batches/{id}", Scope::JobsRead),
     ("POST", "/batches/{id}/adopt", Scope::JobsWrite),
     ("POST", "/batches/{id}/abandon", Scope::JobsWrite),
+    ("POST", "/sessions", Scope::RunsWrite),
+    ("GET", "/sessions", Scope::RunsRead),
+    ("GET", "/sessions/{id}", Scope::RunsRead),
+    ("POST", "/sessions/{id}/transition", Scope::RunsWrite),
+    ("POST", "/sessions/{id}/complete-round", Scope::RunsWrite),
+    ("POST", "/sessions/{id}/close", Scope::RunsWrite),
+    ("GET", "/sweeps", Scope::Admin),
+    ("POST", "/sweeps/{kind}/run", Scope::Admin),
     ("GET", "/nodes", Scope::Admin),
     ("POST", "/nodes/{id}/drain", Scope::Admin),
     ("GET", "/actors", Scope::Admin),
@@ -142,9 +150,9 @@ fn s2_and_rows_128_129_a_route_is_opened_by_its_scope_and_by_nothing_else() {
         let right = match *route {
             // The token of a lease that nobody holds.
             worker if worker.starts_with("/workers/") => [200, 409],
-            // A run is no node, no job, and no batch.
+            // A run is no node, no job, no batch, and no session.
             "/nodes/{id}/drain" => [404, 404],
-            other if other.starts_with("/jobs/") || other.starts_with("/batches/") => [404, 404],
+            other if ["/jobs/", "/batches/", "/sessions/"].iter().any(|of| other.starts_with(of)) => [404, 404],
             // Nobody here has a key for the provider.
             "/jobs" if *method == "POST" => [409, 409],
             _ => [200, 201],

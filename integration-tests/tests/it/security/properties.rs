@@ -149,9 +149,10 @@ fn s3_answers_have_only_what_their_schemas_have() {
     let key = key(&server, "acme/prod", ALL_SCOPES, &[]);
     server.again();
     let mut client = caller(&server, &key);
+    let session = client.post("/sessions", &json!({"type": "review"})).is(201).field("id");
     let full = json!({"task": "later", "queue": "q", "priority": 3, "payload": {"a": 1}, "tags": ["t"],
         "metadata": {"m": {"n": 1}}, "concurrency_key": "c", "idempotency_key": "i", "max_attempts": 5,
-        "max_duration_seconds": 9, "source": "daemon", "session_id": "s", "ttl_seconds": 999});
+        "max_duration_seconds": 9, "source": "daemon", "session_id": session, "ttl_seconds": 999});
     let run = client.run(&full);
     let work = json!({"tasks": ["later"], "worker": "w"});
     let mut lease = Value::Null;

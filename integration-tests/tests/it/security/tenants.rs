@@ -26,12 +26,15 @@ fn reach(method: &str, route: &str) -> Reach {
             "POST",
             "/workers/heartbeat" | "/workers/output" | "/workers/complete" | "/workers/fail" | "/workers/release",
         ) => Reach::Object,
-        (_, route) if route.starts_with("/jobs/{id}") || route.starts_with("/batches/{id}") => Reach::Object,
-        ("POST" | "GET", "/jobs") | ("GET", "/batches") => Reach::Own,
+        (_, route) if ["/jobs/{id}", "/batches/{id}", "/sessions/{id}"].iter().any(|of| route.starts_with(of)) => {
+            Reach::Object
+        }
+        ("POST" | "GET", "/jobs" | "/sessions") | ("GET", "/batches") => Reach::Own,
         ("GET", "/runs" | "/events" | "/queues" | "/workers" | "/buffer" | "/buffer/entries") => Reach::Own,
         ("POST", "/runs" | "/runs/batch" | "/workers/lease") => Reach::Own,
         ("POST", "/queues/{queue}/pause" | "/queues/{queue}/resume") => Reach::Named,
-        ("GET", "/tasks" | "/nodes" | "/actors" | "/autoscale") | ("POST", "/nodes/{id}/drain") => Reach::Shared,
+        ("GET", "/tasks" | "/nodes" | "/actors" | "/autoscale" | "/sweeps") => Reach::Shared,
+        ("POST", "/nodes/{id}/drain" | "/sweeps/{kind}/run") => Reach::Shared,
         _ => panic!("{method} {route} is not covered: say here what it may show to another tenant"),
     }
 }

@@ -1,0 +1,115 @@
+//! SIGKILL of the server wherever it works on a session: the row stays the fold of its events, each happens once, and
+//! nothing of a closed session is left.
+
+use super::{REVIEW, server};
+use harness::{Client, Database, Server, eventually};
+use serde_json::{Value, json};
+use storage::failpoint::{Failpoint, PassedBy};
+
+/// Questions whose answer must be no row at all.
+const NEVER: &[&str] = &[
+    "SELECT id FROM sessions s WHERE NOT EXISTS (SELECT 1 FROM session_events e WHERE e.session_id = s.id
+        AND e.seq = s.seq AND e.round = s.round AND e.phase = s.phase AND (e.event = 'closed') = (s.state = 'closed'))",
+    "SELECT id FROM sessions s WHERE seq <> (SELECT COUNT(*) FROM session_events e WHERE e.session_id = s.id)",
+    "SELECT id FROM sessions s WHERE resumes <>
+        (SELECT COUNT(*) FROM session_events e WHERE e.session_id = s.id AND e.event = 'resumed')",
+    "SELECT r.id FROM run_records r JOIN sessions s ON s.id = r.session_id WHERE s.state = 'closed'
+        AND r.state = 'open' AND r.id <> s.driver",
+];
+
+/// Does it, on a server that may die meanwhile; it is started again without its failpoint.
+fn done(server: &mut Server, died: &mut bool, mut is: impl FnMut(&mut Client) -> bool) {
+    let mut client = server.client();
+    eventually("it is done", || {
+        if !server.is_running() {
+            assert!(!*died, "it died twice");
+            *died = true;
+            assert!(server.ends().was_killed());
+            server.unset("TIDEGATE_FAILPOINT");
+            server.again();
+            client = server.client();
+        }
+        is(&mut client)
+    });
+}
+
+fn ask(client: &mut Client, method: &str, path: &str, body: &Value) -> Option<Value> {
+    let text = (!body.is_null()).then(|| body.to_string());
+    let answer = client.send(method, path, text.as_deref()).ok()?;
+    (answer.status < 300).then(|| answer.json())
+}
+
+/// A session whose driver ends without completing it: it goes on with another one, which ends so too.
+fn killed_at(database: Database, point: Failpoint) {
+    let mut server = server(database);
+    let go = server.dir.path().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
+    let task = format!(
+        "[tasks.drive]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nargs = [\"-c\", '{script}']\nmax_attempts = 99\n\
+        retry_base_seconds = 0.05\nretry_cap_seconds = 0.05\n"
+    );
+    let review = REVIEW.replacen("[sessions.map]", "resumes = 1\n[sessions.map]", 1);
+    server = server.config(&format!("{review}{task}")).set("nodes.lease_seconds", 3.0);
+    server.change("TIDEGATE_FAILPOINT", point.name());
+    server.again();
+    let mut died = false;
+    let (mut driver, mut id, mut child) = (String::new(), String::new(), String::new());
+    let text = |value: &Value| value["id"].as_str().unwrap_or_default().to_owned();
+    done(&mut server, &mut died, |client| {
+        let keyed = json!({"task": "drive", "idempotency_key": "driver"});
+        driver = ask(client, "POST", "/runs", &keyed).map(|run| text(&run)).unwrap_or_default();
+        !driver.is_empty()
+    });
+    done(&mut server, &mut died, |client| {
+        let wish = json!({"type": "review", "driver_run_id": driver});
+        id = ask(client, "POST", "/sessions", &wish).map(|session| text(&session)).unwrap_or_default();
+        !id.is_empty()
+    });
+    done(&mut server, &mut died, |client| {
+        let keyed = json!({"task": "later", "session_id": id, "idempotency_key": "child"});
+        child = ask(client, "POST", "/runs", &keyed).map(|run| text(&run)).unwrap_or_default();
+        !child.is_empty()
+    });
+    let path = format!("/sessions/{id}");
+    done(&mut server, &mut died, |client| {
+        ask(client, "POST", &format!("{path}/transition"), &json!({"phase": "reviews"})).is_some()
+    });
+    std::fs::write(&go, "").expect("the programs may end");
+    done(&mut server, &mut died, |client| {
+        ask(client, "GET", &path, &Value::Null).is_some_and(|session| session["outcome"] == "exhausted")
+    });
+    done(&mut server, &mut died, |client| {
+        ask(client, "GET", &format!("/runs/{child}"), &Value::Null).is_some_and(|run| run["status"] == "cancelled")
+    });
+    assert!(died, "{} was not passed", point.name());
+    let mut client = server.client();
+    let names = super::events(&mut client, &id);
+    assert_eq!(names, ["opened", "moved", "resumed", "closed"], "killed at {}", point.name());
+    let first = client.read(&driver);
+    assert_eq!((&first["status"], &first["outcome"]["code"]), (&json!("succeeded"), &json!("incomplete")), "{first}");
+    server.stop();
+    for never in NEVER {
+        let found = server.rows(never);
+        assert!(found.is_empty(), "killed at {}: {never}: {found:?}", point.name());
+    }
+}
+
+fn killed_at_every_place(database: Database) {
+    let places: Vec<_> = Failpoint::ALL.iter().filter(|point| point.passed_by() == PassedBy::Sessions).collect();
+    assert!(places.len() >= 5, "{places:?}");
+    std::thread::scope(|scope| {
+        let cases: Vec<_> = places.iter().map(|point| (point, scope.spawn(|| killed_at(database, **point)))).collect();
+        let failed: Vec<_> = cases.into_iter().filter_map(|(point, case)| case.join().err().map(|_| point)).collect();
+        assert!(failed.is_empty(), "killed at {failed:?}; what they said is above");
+    });
+}
+
+#[test]
+fn sessions_killed_at_every_place_of_a_session_each_event_is_there_once_on_sqlite() {
+    killed_at_every_place(Database::Sqlite);
+}
+
+#[test]
+fn sessions_killed_at_every_place_of_a_session_each_event_is_there_once_on_postgres() {
+    killed_at_every_place(Database::Postgres);
+}
