@@ -3,6 +3,8 @@
 use crate::backoff::Backoff;
 use std::collections::HashMap;
 use std::time::Duration;
+use storage::model::Money;
+use storage::store::DayCap;
 
 /// How children are watched and rebuilt.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,10 @@ pub struct Settings {
     /// How often an actor looks by itself.
     pub tick_every: Duration,
     pub sweep_every: Duration,
+    /// Most that may be spent in a day (UTC), over all envs.
+    pub max_usd_per_day: Option<Money>,
+    /// The same of envs that have a cap of their own.
+    pub env_usd_per_day: HashMap<String, Money>,
     /// How long ended runs are kept; `None` for ever.
     pub keep_runs: Option<Duration>,
     /// Whether duplicates at providers are cancelled.
@@ -52,6 +58,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What a batch of an env has to keep to, in the one order in which all claimers take them.
+    pub fn day_caps(&self, env: &str) -> Vec<DayCap> {
+        let all = self.max_usd_per_day.map(|max| DayCap { env: None, max });
+        let own = self.env_usd_per_day.get(env).map(|max| DayCap { env: Some(env.to_owned()), max: *max });
+        all.into_iter().chain(own).collect()
+    }
+
     /// How the batches of an account are followed.
     pub fn following(&self, account: &str) -> Following {
         self.followings.get(account).copied().unwrap_or(self.following)
@@ -82,6 +95,8 @@ impl Default for Settings {
             followings: HashMap::new(),
             tick_every: Duration::from_millis(100),
             sweep_every: Duration::from_secs(5),
+            max_usd_per_day: None,
+            env_usd_per_day: HashMap::new(),
             keep_runs: None,
             repair_enabled: true,
             resume_enabled: true,

@@ -1,5 +1,6 @@
 //! Settings: flag, then environment (`TIDEGATE_SECTION__KEY`), then file, then default.
 
+mod dollars;
 mod engine;
 mod sessions;
 
@@ -12,10 +13,11 @@ pub use sessions::{SessionConfig, SweepsConfig};
 
 use crate::exit::Failure;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use storage::model::Money;
 
 /// The whole configuration; unknown keys are errors.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -156,6 +158,12 @@ impl Config {
             envs: &self.envs,
             orgs: &self.orgs,
         }
+    }
+
+    /// Most that may be spent in a day, over all envs and of each that has a cap of its own.
+    pub fn day_caps(&self) -> (Option<Money>, HashMap<String, Money>) {
+        let envs = self.envs.iter().filter_map(|(name, env)| Some((name.clone(), env.max_usd_per_day?.0)));
+        (self.limits.max_usd_per_day.map(|cap| cap.0), envs.collect())
     }
 
     fn check(&self) -> Result<(), Failure> {

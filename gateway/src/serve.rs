@@ -112,6 +112,7 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
         window: Duration::from_secs_f64(config.supervisor.window_seconds),
         ..Supervision::default()
     };
+    let (max_usd_per_day, env_usd_per_day) = config.day_caps();
     let configured = providers::configured(config)?;
     let llm = crate::llm::tasks(config, &configured);
     Ok(Parts {
@@ -121,6 +122,8 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
             followings: configured.followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
             keep_runs: config.sweeps.keep_runs(),
+            max_usd_per_day,
+            env_usd_per_day,
             repair_enabled: config.sweeps.repair_enabled,
             resume_enabled: config.sweeps.resume_enabled,
             lease: session::lease(config),

@@ -52,7 +52,7 @@ pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry, LetThrough};
 pub use canaries::{Canary, CanaryState};
 pub use caps::{Cap, Capped};
-pub use claim::{Claim, Limits, Opened};
+pub use claim::{Claim, DayCap, Limits, Opened};
 pub use dispatch::{Brief, LaneHead, Leased, Share, Taker};
 pub use doorbell::{Bell, Heard};
 pub use draw::{Drawn, Dress, Dressed, Waiting, WaitingAt, WaitingRun};

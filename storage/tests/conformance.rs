@@ -108,6 +108,8 @@ mod schema;
 mod sessions;
 #[path = "conformance/settle.rs"]
 mod settle;
+#[path = "conformance/spend.rs"]
+mod spend;
 #[path = "conformance/submit.rs"]
 mod submit;
 #[path = "conformance/sweeps.rs"]

@@ -126,6 +126,7 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
     let Choice::Open { mode, limits } = choose::choose(&facts) else {
         return Ok((batch, Opened::Held { until: facts.now }));
     };
+    let day_caps = parts.settings.day_caps(&row.env);
     let claim = Claim {
         job,
         job_epoch: epoch,
@@ -134,9 +135,15 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
         limits,
         mode,
         price_version: parts.prices.version(),
+        day_caps: &day_caps,
         now: facts.now,
     };
     let mut opened = parts.store.open_batch(&claim).await?;
+    if let Opened::Held { until } = opened
+        && !day_caps.is_empty()
+    {
+        info!(job.id = %job, %until, env = row.env, "held: the provider's queue is full, or a day's cap is reached");
+    }
     if mode.is_live() && matches!(opened, Opened::OverCap { .. }) {
         // Live is dearer: what the cap does not allow live it may allow in a batch.
         let Choice::Open { limits, .. } = choose::as_batch(&facts) else {

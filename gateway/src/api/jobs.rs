@@ -101,7 +101,8 @@ fn barred(wish: &Wish, owner: &JobRow) -> Problem {
 
 /// A run without a known price would make a cap worth nothing.
 async fn unpriced_is_refused(api: &Api, env: &str, wish: &Wish, task: &LlmTask) -> Result<(), Problem> {
-    if wish.ceilings.max_usd_nanos.is_none() {
+    let is_capped = wish.ceilings.max_usd_nanos.is_some() || !api.parts.settings.day_caps(env).is_empty();
+    if !is_capped {
         return Ok(());
     }
     let seen = survey(api, env, wish, task, SLICE).await?;

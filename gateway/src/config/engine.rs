@@ -1,5 +1,6 @@
 //! The sections about carrying runs out: tasks, workers, queues, envs, the buffer and the server.
 
+use super::dollars::Dollars;
 use actors::backoff::Backoff;
 use actors::runs::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 use serde::Deserialize;
@@ -74,11 +75,19 @@ pub struct LimitsConfig {
     pub max_waiting: i64,
     /// Under way of one env, where it does not say itself.
     pub max_running_per_env: Option<i64>,
+    /// Most that batches may cost that are made in one day (UTC), over all envs.
+    pub max_usd_per_day: Option<Dollars>,
 }
 
 impl Default for LimitsConfig {
     fn default() -> LimitsConfig {
-        LimitsConfig { max_running: None, max_running_per_key: 1, max_waiting: 1_000_000, max_running_per_env: None }
+        LimitsConfig {
+            max_running: None,
+            max_running_per_key: 1,
+            max_waiting: 1_000_000,
+            max_running_per_env: None,
+            max_usd_per_day: None,
+        }
     }
 }
 
@@ -95,6 +104,8 @@ pub struct EnvConfig {
     pub weight: Option<u32>,
     pub max_running: Option<i64>,
     pub max_waiting: Option<i64>,
+    /// As in `limits`, of this env alone.
+    pub max_usd_per_day: Option<Dollars>,
     pub buffer_above_per_second: Option<f64>,
 }
 

@@ -30,7 +30,17 @@ pub struct Claim<'a> {
     pub limits: Limits,
     pub mode: Mode,
     pub price_version: &'a str,
+    /// What may be spent in a day, besides what the job's own cap allows.
+    pub day_caps: &'a [DayCap],
     pub now: Timestamp,
+}
+
+/// Most that batches may cost which are made in one day (UTC), by what they reserve until they are settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DayCap {
+    /// Of one env; `None` of all together.
+    pub env: Option<String>,
+    pub max: Money,
 }
 
 /// What became of the wish for a batch.
@@ -42,7 +52,7 @@ pub enum Opened {
     },
     /// Nothing of this round is left to claim.
     NothingQueued,
-    /// The provider's queue is full; ask again after this time.
+    /// The provider's queue is full, or a day's cap is reached; ask again after this time.
     Held {
         until: Timestamp,
     },
@@ -94,6 +104,22 @@ SELECT COUNT(*) FROM job_rounds WHERE job_id = $1 AND round = $2 AND ended_at IS
 
 const MONEY: &str = "-- claim_money
 SELECT reserved_nanos, spent_nanos FROM pools WHERE name = $1";
+
+/// Whoever claims under a day's cap holds its row, so that of two who look at once one sees the other.
+const HOLD_CAP: &str = "-- hold_day_cap
+INSERT INTO caps (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name";
+
+/// What the batches of a day have cost, or may still.
+const SPENT_SINCE: &str = "-- spent_since
+SELECT CAST(COALESCE(SUM(reserved_nanos + spent_nanos), 0) AS BIGINT) FROM batches
+WHERE created_at >= $1 AND ($2 = '' OR env = $2)";
+
+const HOLD_JOB: &str = "-- hold_for_day
+UPDATE jobs SET hold_until = $2 WHERE id = $1";
+
+/// How soon a job is looked at again that a day's cap holds: somebody may have raised it.
+const HELD_FOR_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
 
 const NEXT_PACK: &str = "-- next_pack
 SELECT due_round, pack FROM runs WHERE pool = $1 AND state = 'queued' AND due_round <= $2
@@ -186,6 +212,19 @@ impl Store {
                 let needs = reserve.unwrap_or(Money::MAX);
                 if needs > left {
                     return Ok(Opened::OverCap { needs, left });
+                }
+            }
+            let day = claim.now.millis().div_euclid(DAY_MS) * DAY_MS;
+            for cap in claim.day_caps {
+                let env = cap.env.as_deref().unwrap_or("");
+                sqlx::query(HOLD_CAP).bind(format!("usd:{env}")).execute(&mut *tx).await?;
+                let spent: i64 = sqlx::query_scalar(SPENT_SINCE).bind(day).bind(env).fetch_one(&mut *tx).await?;
+                let left = cap.max - Money::from_nanos(spent);
+                if reserve.unwrap_or(Money::MAX) > left {
+                    let until = (day + DAY_MS).min(claim.now.millis() + HELD_FOR_MS);
+                    sqlx::query(HOLD_JOB).bind(claim.job.as_str()).bind(until).execute(&mut *tx).await?;
+                    tx.commit().await?;
+                    return Ok(Opened::Held { until: Timestamp::from_millis(until) });
                 }
             }
             let reserve = reserve.unwrap_or(Money::ZERO).nanos();

@@ -45,9 +45,9 @@ const DUE: &str = concat!(
 
 /// Open runs of a session are few, and found without its ended ones.
 const ALIVE: &str = "-- session_alive
-SELECT CASE WHEN EXISTS (SELECT 1 FROM leases l WHERE l.run_id = r.id)
-    OR EXISTS (SELECT 1 FROM runs j WHERE j.id = r.id AND j.env = r.env AND j.state = 'running') THEN 1 ELSE 0 END
-FROM run_records r WHERE r.session_id = $1 AND r.finished_at IS NULL ORDER BY 1 DESC LIMIT 1";
+SELECT 1 FROM run_records r WHERE r.session_id = $1 AND r.finished_at IS NULL
+    AND (EXISTS (SELECT 1 FROM leases l WHERE l.run_id = r.id)
+        OR EXISTS (SELECT 1 FROM runs j WHERE j.id = r.id AND j.env = r.env AND j.state = 'running')) LIMIT 1";
 const OPEN: &str = "-- session_open
 SELECT 1 FROM run_records WHERE session_id = $1 AND finished_at IS NULL AND id <> $2 LIMIT 1";
 const LAST_END: &str = "-- session_last_end
@@ -88,7 +88,7 @@ macro_rules! life_of {
             }
         };
         SessionLife {
-            alive: alive == Some(1),
+            alive: alive.is_some(),
             open: open.is_some(),
             last_end: last_end.map(Timestamp::from_millis),
             driver,

@@ -207,7 +207,8 @@ on_both! {
                 wire_key,
                 limits: up_to(1),
                 mode: Mode::Batch,
-            price_version: "prices 1",
+                price_version: "prices 1",
+                day_caps: &[],
                 now: at(3),
             };
             assert_eq!(store.open_batch(&claim).await.unwrap_err().class(), Class::Conflict);

@@ -210,6 +210,7 @@ impl Fixture {
             limits,
             mode,
             price_version: "prices 1",
+            day_caps: &[],
             now,
         };
         let opened = self.open_batch(&claim).await?;

@@ -80,6 +80,7 @@ impl Desk {
             limits: Limits { max_requests: requests, max_bytes: 1 << 30, max_bodies: i64::MAX, envelope_bytes: 10 },
             mode: Mode::Batch,
             price_version: "v",
+            day_caps: &[],
             now,
         };
         match self.store.open_batch(&claim).await.expect("asked") {

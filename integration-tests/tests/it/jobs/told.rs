@@ -241,3 +241,28 @@ fn jobs_a_batch_of_unknown_fate_is_answered_for_over_http() {
     assert_eq!(supplier.account.ledger().billed_twice.len(), 1);
     server.stop();
 }
+
+/// A day's cap is checked before anything is sent, and holds a job where its own cap would end it (invariant 26).
+#[test]
+fn jobs_a_days_cap_holds_a_job_until_there_is_more_to_spend() {
+    let supplier = Supplier::new(Protocol::OpenAi, Account::open());
+    let mut server = server(Database::Sqlite, &supplier);
+    server.change("TIDEGATE_LIMITS__MAX_USD_PER_DAY", "0.000000001");
+    server.again();
+    let mut client = server.client();
+    submit(&mut client, &supplier, 0, 3);
+    let id = start(&mut client, &json!({"pool": TASK}));
+    eventually("it is held", || job(&mut client, &id)["held_until"].is_string());
+    let held = job(&mut client, &id);
+    assert_eq!((&held["state"], &held["reserved_usd"]), (&json!("running"), &json!("0.00")), "{held}");
+    assert_eq!(supplier.account.ledger().creates, 0);
+    client.post(&format!("/jobs/{id}/suspend"), &Value::Null).is(200);
+    server.stop();
+    server.change("TIDEGATE_LIMITS__MAX_USD_PER_DAY", "5");
+    server.again();
+    let mut client = server.client();
+    client.post(&format!("/jobs/{id}/resume"), &Value::Null).is(200);
+    let over = is_over(&mut client, &id);
+    assert_eq!((&over["stop_reason"], &over["items"]["succeeded"]), (&json!("drained"), &json!(3)), "{over}");
+    server.stop();
+}
