@@ -189,6 +189,7 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/jobs/{id}/events"),
     ("GET", "/batches"),
     ("GET", "/batches/{id}"),
+    ("POST", "/batches/{id}/cancel"),
     ("POST", "/batches/{id}/adopt"),
     ("POST", "/batches/{id}/abandon"),
     ("POST", "/sessions"),
@@ -240,6 +241,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/jobs/{id}/events").route(web::get().to(jobs::of_job)))
             .service(resource("/batches").route(web::get().to(batches::list)))
             .service(resource("/batches/{id}").route(web::get().to(batches::one)))
+            .service(resource("/batches/{id}/cancel").route(web::post().to(batches::cancel)))
             .service(resource("/batches/{id}/adopt").route(web::post().to(batches::adopt)))
             .service(resource("/batches/{id}/abandon").route(web::post().to(batches::abandon)))
             .service(resource("/sessions").route(web::post().to(sessions::open)).route(web::get().to(sessions::list)))

@@ -34,6 +34,13 @@ pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result
             note(format_args!("batch {id} is {provider_batch_id} {what}"));
             answered(store, id, output).await
         }),
+        BatchesCommand::Cancel { id } => with_store(common, config, async |store| {
+            answer::cancel(store, &existing(store, id).await?).await?;
+            note(format_args!(
+                "batch {id} is stopped at its provider as soon as a process follows it; until then it runs"
+            ));
+            answered(store, id, output).await
+        }),
         BatchesCommand::Abandon { id, yes } => {
             answer::require_consent(*yes)?;
             with_store(common, config, async |store| {

@@ -256,6 +256,8 @@ pub enum BatchesCommand {
         #[arg(long, value_name = "ID")]
         provider_batch_id: String,
     },
+    /// Have a batch stopped at its provider; what it has not carried out is queued again
+    Cancel { id: String },
     /// Give a batch of unknown fate up; its runs are queued again, and may be billed twice
     Abandon {
         id: String,

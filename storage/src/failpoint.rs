@@ -113,6 +113,7 @@ failpoints! {
         GiveBackOpen = "give_back.open",
         GiveBackStored = "give_back.stored",
         CancelDrawnOpen = "cancel_drawn.open",
+        JobAsked = "job.asked",
     }
     Sessions {
         SessionOpen = "session.open",
@@ -122,6 +123,9 @@ failpoints! {
         SessionResuming = "session.resuming",
     }
     Sweeps {
+        BuryOpen = "bury.open",
+        ExpireOpen = "expire.open",
+        KeysOpen = "keys.open",
         RetentionOpen = "retention.open",
     }
 }

@@ -76,6 +76,9 @@ impl Drive {
         if row.state != BatchState::Submitted {
             return Ok(None);
         }
+        if row.cancel_wanted {
+            return Ok(Some("somebody wanted it stopped"));
+        }
         let too_late_from = store.job(&row.job).await?.and_then(|job| job.too_late_from());
         Ok(plan::is_too_late(row, too_late_from, store.now()).then_some("results are wanted sooner"))
     }

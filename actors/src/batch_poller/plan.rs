@@ -227,6 +227,7 @@ mod tests {
             errored: 0,
             uncounted: 0,
             reason: None,
+            cancel_wanted: false,
             created_at: Timestamp::from_millis(0),
             finished_at: None,
         }

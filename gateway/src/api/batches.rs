@@ -76,6 +76,15 @@ pub async fn adopt(
     answered(&api, caller.env.as_str(), batch).await
 }
 
+/// `POST /batches/{id}/cancel`: it is stopped at its provider; what it has not carried out is queued again.
+pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::JobsWrite)?;
+    let row = find(&api, caller.env.as_str(), &id).await?;
+    let batch = row.id.clone();
+    told(&api, move |store| async move { answer::cancel(&store, &row).await }).await?;
+    answered(&api, caller.env.as_str(), batch).await
+}
+
 /// `POST /batches/{id}/abandon`: it is given up, and its runs are queued again. If the provider has it after all, they
 /// are billed twice: that has to be accepted.
 pub async fn abandon(

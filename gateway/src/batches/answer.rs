@@ -4,7 +4,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::note;
 use std::io::{self, BufRead, IsTerminal, Write};
 use storage::Class;
-use storage::model::{BatchEvent, BatchState, Money, RequestState};
+use storage::model::{BatchEvent, BatchState, Mode, Money, RequestState};
 use storage::store::{BatchRow, Fence, IdOwner, Store, Verdict};
 
 const PER_TRANSACTION: i64 = 500;
@@ -143,6 +143,21 @@ async fn settle_open(store: &Store, row: &BatchRow, fence: &Fence) -> Result<i64
         let verdicts: Vec<_> = open.into_iter().map(canceled).collect();
         requeued += store.settle(fence, row.state, row.round, &verdicts, store.now()).await?.requeued;
     }
+}
+
+/// Has a batch stopped at its provider. What was carried out before is still delivered and billed; the rest is queued
+/// again, and uses up no try. Asked again, nothing changes.
+pub async fn cancel(store: &Store, row: &BatchRow) -> Result<(), Failure> {
+    if row.cancel_wanted || row.state == BatchState::Cancelling || store.want_cancel(&row.id, store.now()).await? {
+        return Ok(());
+    }
+    let what = match row.mode {
+        Mode::Batch => {
+            format!("batch {} is {}; only one that its provider has can be stopped there", row.id, row.state)
+        }
+        _ => format!("batch {} is called live, request by request: there is nothing to stop", row.id),
+    };
+    Err(Failure::new(Exit::Conflict, what).hint(elsewhere(row.state, &row.id.to_string())))
 }
 
 /// What leads on from a state in which no answer is wanted.

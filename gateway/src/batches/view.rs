@@ -230,6 +230,7 @@ mod tests {
             errored: 2,
             uncounted: 1,
             reason: None,
+            cancel_wanted: false,
             created_at: at,
             finished_at: None,
         }

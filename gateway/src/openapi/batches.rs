@@ -1,6 +1,6 @@
 //! Schemas of provider batches, and their operations.
 
-use super::operation::{Body, JSON, Operation, Shape, json as schema, ok, page};
+use super::operation::{Body, JSON, Operation, Shape, json as schema, of_batch, ok, page};
 use super::parameters::{batch_states, id_schema, sources};
 use super::schemas::{maybe, strict, time};
 use serde_json::{Value, json};
@@ -18,6 +18,17 @@ pub const LIST: Operation = Operation {
     answers: &[ok("A page of batches.", page("Batch"))],
     refusals: &[],
 };
+
+pub const CANCEL: Operation = of_batch(
+    ("POST", "/batches/{id}/cancel"),
+    "batches_cancel",
+    "Have a batch stopped at its provider",
+    "jobs:write",
+    "What it has carried out is still delivered and billed; the rest is queued again and uses up no try, so that the \
+     job sends it again unless it is suspended.",
+    &[ok("The batch.", schema("Batch"))],
+    &[409],
+);
 
 pub const ADOPT: Operation = Operation {
     method: "POST",

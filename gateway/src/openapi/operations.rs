@@ -450,6 +450,7 @@ pub const OPERATIONS: &[Operation] = &[
         &[ok("The batch.", json("Batch"))],
         &[],
     ),
+    batches::CANCEL,
     batches::ADOPT,
     batches::ABANDON,
     sessions::OPEN,

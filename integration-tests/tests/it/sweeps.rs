@@ -4,6 +4,8 @@ use harness::history::now_ms;
 use harness::{Client, Database, Server, eventually};
 use serde_json::{Value, json};
 use std::process::Output;
+use std::time::{Duration, Instant};
+use storage::failpoint::{Failpoint, PassedBy};
 
 const TASKS: &str = "[tasks.later]\nkind = \"pull\"\n";
 
@@ -74,6 +76,13 @@ fn fill(server: &Server, database: Database, runs: usize, old: usize) {
     ));
 }
 
+#[expect(clippy::disallowed_methods, reason = "spans how long an answer takes")]
+fn timed(ask: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    ask();
+    began.elapsed()
+}
+
 /// Each go is bounded, so that it takes no longer however much there is.
 fn bounded_on(database: Database) {
     let soak = std::env::var_os("TIDEGATE_SOAK").is_some();
@@ -97,6 +106,12 @@ fn bounded_on(database: Database) {
         assert!(took[2] <= 0.1, "{kind}: {took:?}");
     }
     assert_eq!(client.list("/runs?status=queued").len(), open.len());
+    for path in ["/runs?limit=50", "/runs?status=failed", "/sessions", "/queues", "/buffer", "/sweeps"] {
+        let mut took: Vec<Duration> = (0..9).map(|_| timed(|| drop(client.get(path).is(200)))).collect();
+        took.sort();
+        println!("{database:?}, {runs} runs: {path} took {:?}, {:?} at most", took[4], took[8]);
+        assert!(took[4] <= Duration::from_millis(100), "{path}: {took:?}");
+    }
     server.stop();
 }
 
@@ -110,21 +125,53 @@ fn sweeps_are_bounded_however_many_runs_there_are_on_postgres() {
     bounded_on(Database::Postgres);
 }
 
-/// What is deleted, and how far the walk has come, are one.
-#[test]
-fn a_server_killed_while_it_clears_away_deletes_each_run_once_and_no_other() {
-    let mut server = server(Database::Sqlite).set("sweeps.keep_runs_days", 365).start();
+/// What there is for every kind of sweep to do, each once.
+fn left_behind(server: &mut Server) {
+    let run = server.client().run(&json!({"task": "later", "ttl_seconds": 1}));
+    server.client().run(&json!({"task": "later", "idempotency_key": "old"}));
+    let expires = server.number(&format!("SELECT expires_at FROM ready WHERE run_id = '{run}'"));
     server.stop();
-    fill(&server, Database::Sqlite, 5_000, 3_000);
-    server.change("TIDEGATE_FAILPOINT", "retention.open");
-    server.again();
-    eventually("it dies where it clears away", || !server.is_running());
+    fill(server, Database::Postgres, 5_000, 3_000);
+    server.execute("UPDATE idempotency SET expires_at = 1");
+    server.execute(
+        "INSERT INTO nodes (id, host, pid, state, started_at, lease_until, level) VALUES ('node_dead', 'h', 1, 'live', 1, 1, 1)",
+    );
+    eventually("its time is up", || now_ms() > expires);
+}
+
+/// Wherever it dies in what it does, it is done once, and whole.
+fn killed_at(point: Failpoint) {
+    let mut server = server(Database::Postgres).set("sweeps.keep_runs_days", 365).start();
+    left_behind(&mut server);
+    server.change("TIDEGATE_FAILPOINT", point.name());
+    server.launch();
+    eventually("it dies where it sweeps", || !server.is_running());
     assert!(server.ends().was_killed());
-    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 5_000, "nothing is half done");
     server.unset("TIDEGATE_FAILPOINT");
     server.again();
-    let mut client = server.client();
-    eventually("what is old is gone", || told(&mut client, "retention")["found_in_all"] == 3_000);
-    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 2_000);
+    let left = [
+        ("SELECT COUNT(*) FROM idempotency", 0),
+        ("SELECT COUNT(*) FROM nodes WHERE id = 'node_dead' AND state = 'gone'", 1),
+        ("SELECT COUNT(*) FROM run_records WHERE state = 'expired'", 1),
+        ("SELECT COUNT(*) FROM unsuccessful WHERE state = 'expired'", 1),
+        ("SELECT COUNT(*) FROM ready", 1),
+        ("SELECT COUNT(*) FROM run_records", 2_002),
+    ];
+    for (question, answer) in left {
+        eventually(&format!("killed at {}: {question} is {answer}", point.name()), || {
+            server.number(question) == answer
+        });
+    }
     server.stop();
+}
+
+#[test]
+fn sweeps_killed_at_every_place_do_their_work_once() {
+    let places: Vec<_> = Failpoint::ALL.iter().filter(|point| point.passed_by() == PassedBy::Sweeps).collect();
+    assert!(places.len() >= 4, "{places:?}");
+    std::thread::scope(|scope| {
+        let cases: Vec<_> = places.iter().map(|point| (point, scope.spawn(|| killed_at(**point)))).collect();
+        let failed: Vec<_> = cases.into_iter().filter_map(|(point, case)| case.join().err().map(|_| point)).collect();
+        assert!(failed.is_empty(), "killed at {failed:?}; what they said is above");
+    });
 }

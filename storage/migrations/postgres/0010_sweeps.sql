@@ -8,3 +8,6 @@ CREATE TABLE sweeps (
     node         TEXT NOT NULL,
     cursor       TEXT
 );
+
+-- Somebody wants it stopped at its provider; whoever follows it asks there.
+ALTER TABLE batches ADD COLUMN cancel_wanted BIGINT NOT NULL DEFAULT 0;

@@ -5,6 +5,7 @@ use super::schema::LEVEL;
 use super::{Pools, Store, expect_one, in_tx, on_pool};
 use crate::boot_clock::since_boot;
 use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reached};
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -155,7 +156,12 @@ impl Store {
     pub async fn bury_lapsed(&self, now: Timestamp) -> Result<u64, StoreError> {
         let node = self.node().as_str();
         let buried = in_tx!(self, |tx| {
-            sqlx::query(BURY_LAPSED).bind(now.millis()).bind(node).execute(&mut *tx).await?.rows_affected()
+            let buried =
+                sqlx::query(BURY_LAPSED).bind(now.millis()).bind(node).execute(&mut *tx).await?.rows_affected();
+            if buried > 0 {
+                reached(Failpoint::BuryOpen);
+            }
+            buried
         });
         Ok(buried)
     }

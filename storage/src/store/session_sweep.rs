@@ -43,11 +43,12 @@ const DUE: &str = concat!(
     "WHERE look_at IS NOT NULL AND look_at <= $1 ORDER BY look_at LIMIT $2"
 );
 
-/// Open runs of a session are few, and found without its ended ones.
+/// Open runs of a session are few, and found without its ended ones. Each is looked up by itself: a plan that could
+/// choose would walk over all that is under way.
 const ALIVE: &str = "-- session_alive
 SELECT 1 FROM run_records r WHERE r.session_id = $1 AND r.finished_at IS NULL
-    AND (EXISTS (SELECT 1 FROM leases l WHERE l.run_id = r.id)
-        OR EXISTS (SELECT 1 FROM runs j WHERE j.id = r.id AND j.env = r.env AND j.state = 'running')) LIMIT 1";
+    AND COALESCE((SELECT 1 FROM leases l WHERE l.run_id = r.id LIMIT 1),
+        (SELECT 1 FROM runs j WHERE j.id = r.id AND j.env = r.env AND j.state = 'running' LIMIT 1), 0) = 1 LIMIT 1";
 const OPEN: &str = "-- session_open
 SELECT 1 FROM run_records WHERE session_id = $1 AND finished_at IS NULL AND id <> $2 LIMIT 1";
 const LAST_END: &str = "-- session_last_end

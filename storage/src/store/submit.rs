@@ -94,6 +94,11 @@ impl Fence {
     }
 }
 
+const WANT_CANCEL: &str = "-- want_cancel
+UPDATE batches SET cancel_wanted = 1, next_at = $2 WHERE id = $1 AND state = 'submitted' AND mode = 'batch'
+    AND cancel_wanted = 0
+RETURNING epoch";
+
 impl Store {
     /// Marks that the next thing is an upload, so that a leaked file is looked for after a crash.
     pub async fn upload_started(&self, fence: &Fence, now: Timestamp) -> Result<(), StoreError> {
@@ -182,6 +187,23 @@ impl Store {
             .with(serde_json::json!({ "why": why }));
         in_tx!(self, |tx| take_step!(tx, fence, &step));
         Ok(())
+    }
+
+    /// Wants a batch to be stopped at its provider: whoever follows it asks there at its next look, which is now. Needs
+    /// no hold on it. `false` when the provider does not have it, or has ended it.
+    pub async fn want_cancel(&self, batch: &BatchId, now: Timestamp) -> Result<bool, StoreError> {
+        let wanted = in_tx!(self, |tx| {
+            let epoch: Option<i64> = sqlx::query_scalar(WANT_CANCEL)
+                .bind(batch.as_str())
+                .bind(now.millis())
+                .fetch_optional(&mut *tx)
+                .await?;
+            if let Some(epoch) = epoch.map(Epoch::from_number) {
+                log_batch!(tx, batch.as_str(), now, epoch, "cancel_wanted", "{}");
+            }
+            epoch.is_some()
+        });
+        Ok(wanted)
     }
 
     /// Stores the provider's latest word on a batch that is still under way.

@@ -110,7 +110,12 @@ impl Store {
     /// Forgets idempotency keys that have expired, at most `limit`.
     pub async fn drop_expired_keys(&self, now: Timestamp, limit: i64) -> Result<u64, StoreError> {
         Ok(in_tx!(self, |tx| {
-            sqlx::query(DROP_KEYS).bind(now.millis()).bind(limit).execute(&mut *tx).await?.rows_affected()
+            let dropped =
+                sqlx::query(DROP_KEYS).bind(now.millis()).bind(limit).execute(&mut *tx).await?.rows_affected();
+            if dropped > 0 {
+                reached(Failpoint::KeysOpen);
+            }
+            dropped
         }))
     }
 
@@ -160,7 +165,9 @@ impl Store {
                 .bind(&to)
                 .execute(&mut *tx)
                 .await?;
-            reached(Failpoint::RetentionOpen);
+            if deleted > 0 {
+                reached(Failpoint::RetentionOpen);
+            }
             deleted
         });
         Ok(Retained { deleted, wrapped })

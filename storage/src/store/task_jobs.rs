@@ -4,6 +4,7 @@
 use super::jobs::{INSERT_POOL, JobRow, RawJob, job_columns, json, log_job};
 use super::{NewJob, Store, in_tx, on_pool};
 use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reached};
 use crate::model::{Draw, Epoch, JobEvent, JobId, JobState, Timestamp};
 
 /// Whoever makes a job of a task holds this row, so that two who look for others at once see each other.
@@ -172,6 +173,7 @@ impl Store {
                 .await?;
             if let Some(epoch) = epoch {
                 log_job!(tx, id.as_str(), now, epoch, event.word(), serde_json::json!({ "why": why }).to_string());
+                reached(Failpoint::JobAsked);
             }
             epoch.is_some()
         });

@@ -246,6 +246,7 @@ impl Store {
                     sqlx::query_as(self.render(sql)).bind(now.millis()).bind(limit).fetch_all(&mut *tx).await?;
                 for part in gone.chunks(CHUNK) {
                     end_waiting!(tx, Db, part, RunState::Expired, now);
+                    reached(Failpoint::ExpireOpen);
                 }
                 gone.len() as u64
             });

@@ -48,6 +48,7 @@ fn batch(state: BatchState, holder: Option<&str>, submitted_hours_ago: i64) -> B
         errored: 0,
         uncounted: 0,
         reason: None,
+        cancel_wanted: false,
         created_at: at,
         finished_at: None,
     }

@@ -266,3 +266,44 @@ fn jobs_a_days_cap_holds_a_job_until_there_is_more_to_spend() {
     assert_eq!((&over["stop_reason"], &over["items"]["succeeded"]), (&json!("drained"), &json!(3)), "{over}");
     server.stop();
 }
+
+/// What we have stopped ourselves uses up no try (invariant 16), and goes on when somebody wants it to.
+fn stopped_at(protocol: Protocol) {
+    let supplier = Supplier::new(protocol, Account::open());
+    supplier.account.faults(&json!({"latency_ms": 600_000}));
+    let mut server = server(Database::Sqlite, &supplier).start();
+    let mut client = server.client();
+    let runs = submit(&mut client, &supplier, 0, RUNS);
+    let id = start(&mut client, &json!({"pool": TASK}));
+    let mut batch = Value::Null;
+    eventually("it is at the provider", || {
+        batch = client.list("/batches").first().cloned().unwrap_or_default();
+        batch["state"] == "submitted"
+    });
+    client.post(&format!("/jobs/{id}/suspend"), &Value::Null).is(200);
+    let path = format!("/batches/{}", batch["id"].as_str().expect("an id"));
+    for _ in 0..2 {
+        client.post(&format!("{path}/cancel"), &Value::Null).is(200);
+    }
+    eventually("it is stopped and collected", || client.get(&path).json()["state"] == "collected");
+    client.post(&format!("{path}/cancel"), &Value::Null).is_problem(409, "conflict");
+    let items = job(&mut client, &id)["items"].clone();
+    assert_eq!((&items["queued"], &items["running"]), (&json!(RUNS), &json!(0)), "{items}");
+    for run in &runs {
+        let run = client.read(run);
+        assert_eq!((&run["status"], &run["attempt"]), (&json!("queued"), &json!(0)), "{run}");
+    }
+    assert_eq!(supplier.account.ledger().items_billed_total, 0, "nothing had been carried out");
+    supplier.account.faults(&json!({"latency_ms": 100}));
+    client.post(&format!("/jobs/{id}/resume"), &Value::Null).is(200);
+    let over = is_over(&mut client, &id);
+    assert_eq!((&over["stop_reason"], &over["items"]["succeeded"]), (&json!("drained"), &json!(RUNS)), "{over}");
+    assert_eq!(client.read(&runs[0])["attempt"], 1);
+    server.stop();
+}
+
+#[test]
+fn jobs_a_batch_that_somebody_stops_leaves_its_runs_as_they_were_at_both_protocols() {
+    stopped_at(Protocol::OpenAi);
+    stopped_at(Protocol::Anthropic);
+}

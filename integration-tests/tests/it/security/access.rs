@@ -42,6 +42,7 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("GET", "/jobs/{id}/events", Scope::JobsRead),
     ("GET", "/batches", Scope::JobsRead),
     ("GET", "/batches/{id}", Scope::JobsRead),
+    ("POST", "/batches/{id}/cancel", Scope::JobsWrite),
     ("POST", "/batches/{id}/adopt", Scope::JobsWrite),
     ("POST", "/batches/{id}/abandon", Scope::JobsWrite),
     ("POST", "/sessions", Scope::RunsWrite),

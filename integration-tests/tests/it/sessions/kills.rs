@@ -40,7 +40,7 @@ fn ask(client: &mut Client, method: &str, path: &str, body: &Value) -> Option<Va
 }
 
 /// A session whose driver ends without completing it: it goes on with another one, which ends so too.
-fn killed_at(database: Database, point: Failpoint) {
+fn killed_at(database: Database, point: Failpoint, nth: usize) {
     let mut server = server(database);
     let go = server.dir.path().join("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.05; done", go.display());
@@ -50,7 +50,7 @@ fn killed_at(database: Database, point: Failpoint) {
     );
     let review = REVIEW.replacen("[sessions.map]", "resumes = 1\n[sessions.map]", 1);
     server = server.config(&format!("{review}{task}")).set("nodes.lease_seconds", 3.0);
-    server.change("TIDEGATE_FAILPOINT", point.name());
+    server.change("TIDEGATE_FAILPOINT", format!("{}:{nth}", point.name()));
     server.again();
     let mut died = false;
     let (mut driver, mut id, mut child) = (String::new(), String::new(), String::new());
@@ -95,10 +95,16 @@ fn killed_at(database: Database, point: Failpoint) {
 }
 
 fn killed_at_every_place(database: Database) {
-    let places: Vec<_> = Failpoint::ALL.iter().filter(|point| point.passed_by() == PassedBy::Sessions).collect();
-    assert!(places.len() >= 5, "{places:?}");
+    let places = Failpoint::ALL.iter().filter(|point| point.passed_by() == PassedBy::Sessions);
+    // A transition, a resume and a close go the same way: each in its turn.
+    let times =
+        |point: &Failpoint| if matches!(point, Failpoint::SessionTold | Failpoint::SessionStored) { 3 } else { 1 };
+    let places: Vec<(Failpoint, usize)> =
+        places.flat_map(|point| (1..=times(point)).map(|nth| (*point, nth))).collect();
+    assert!(places.len() >= 9, "{places:?}");
     std::thread::scope(|scope| {
-        let cases: Vec<_> = places.iter().map(|point| (point, scope.spawn(|| killed_at(database, **point)))).collect();
+        let case = |(point, nth): (Failpoint, usize)| scope.spawn(move || killed_at(database, point, nth));
+        let cases: Vec<_> = places.iter().map(|place| (place, case(*place))).collect();
         let failed: Vec<_> = cases.into_iter().filter_map(|(point, case)| case.join().err().map(|_| point)).collect();
         assert!(failed.is_empty(), "killed at {failed:?}; what they said is above");
     });
