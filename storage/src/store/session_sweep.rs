@@ -63,8 +63,8 @@ UPDATE sessions SET look_at = $3 WHERE id = $1 AND seq = $2";
 const CHILDREN: &str = "-- session_children
 SELECT r.id FROM run_records r JOIN sessions s ON s.id = r.session_id
 WHERE r.session_id = $1 AND r.finished_at IS NULL AND (s.driver IS NULL OR s.driver <> r.id)
-    AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.run_id = r.id AND l.cancel_requested = 1)
-    AND NOT EXISTS (SELECT 1 FROM runs j WHERE j.id = r.id AND j.env = r.env AND j.cancel_requested = 1)
+    AND COALESCE((SELECT l.cancel_requested FROM leases l WHERE l.run_id = r.id LIMIT 1),
+        (SELECT j.cancel_requested FROM runs j WHERE j.id = r.id AND j.env = r.env LIMIT 1), 0) = 0
 LIMIT $2";
 
 macro_rules! life_of {

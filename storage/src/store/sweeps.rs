@@ -55,9 +55,13 @@ const SET_CURSOR: &str = "-- set_sweep_cursor
 INSERT INTO sweeps (kind, last_at, took_ms, found, found_in_all, node, cursor) VALUES ($1, $2, 0, 0, 0, $3, $4)
 ON CONFLICT (kind) DO UPDATE SET cursor = excluded.cursor";
 
-const DROP_KEYS: &str = "-- drop_keys
+const DROP_KEYS_SQLITE: &str = "-- drop_keys
 DELETE FROM idempotency WHERE (env, key) IN (SELECT env, key FROM idempotency WHERE expires_at <= $1
     ORDER BY expires_at LIMIT $2)";
+
+const DROP_KEYS_POSTGRES: &str = "-- drop_keys
+DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_at <= $1
+    ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
 
 const WALK: &str = "-- retention_walk
 SELECT env, id, finished_at FROM run_records WHERE (env, id) > ($1, $2) ORDER BY env, id LIMIT $3";
@@ -109,9 +113,10 @@ impl Store {
 
     /// Forgets idempotency keys that have expired, at most `limit`.
     pub async fn drop_expired_keys(&self, now: Timestamp, limit: i64) -> Result<u64, StoreError> {
+        let drop_keys = if self.is_sqlite() { DROP_KEYS_SQLITE } else { DROP_KEYS_POSTGRES };
         Ok(in_tx!(self, |tx| {
             let dropped =
-                sqlx::query(DROP_KEYS).bind(now.millis()).bind(limit).execute(&mut *tx).await?.rows_affected();
+                sqlx::query(drop_keys).bind(now.millis()).bind(limit).execute(&mut *tx).await?.rows_affected();
             if dropped > 0 {
                 reached(Failpoint::KeysOpen);
             }

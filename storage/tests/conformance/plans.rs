@@ -59,7 +59,7 @@ const HOT: &[Hot] = &[
     both(SESSION_SWEEP, "LAST_END", "'ses'"),
     both(SESSION_SWEEP, "CHILDREN", "'ses', 100"),
     both(SWEEPS, "WALK", "'acme/prod', 'run', 100"),
-    both(SWEEPS, "DROP_KEYS", "1, 100"),
+    sqlite(SWEEPS, "DROP_KEYS_SQLITE"),
     both(WAITING, "NEXT_DUE", ""),
     both(WAITING, "DUE", "1, 100"),
     both(WAITING, "EXPIRED_BUFFER", "1, 100"),
