@@ -1,6 +1,6 @@
 //! Schemas of jobs, and the operations that make and list them.
 
-use super::operation::{Answer, Body, JSON, Operation, Shape, json as schema, ok, page};
+use super::operation::{Answer, Body, EVENTS as STREAM, JSON, Operation, Shape, json as schema, of_job, ok, page};
 use super::parameters::{id_schema, name_schema, sources};
 use super::schemas::{maybe, strict, time};
 use serde_json::{Value, json};
@@ -44,6 +44,62 @@ pub const LIST: Operation = Operation {
     answers: &[ok("A page of jobs.", page("Job"))],
     refusals: &[],
 };
+
+pub const GET: Operation = of_job(
+    ("GET", "/jobs/{id}"),
+    "jobs_get",
+    "One job, with its rounds",
+    "jobs:read",
+    "",
+    &[ok("The job.", schema("Job"))],
+    &[],
+);
+
+pub const SUSPEND: Operation = of_job(
+    ("POST", "/jobs/{id}/suspend"),
+    "jobs_suspend",
+    "Open no more batches for a job",
+    "jobs:write",
+    "What is in flight is collected. Once asked, asking again changes nothing.",
+    &[ok("The job.", schema("Job"))],
+    &[409],
+);
+
+pub const RESUME: Operation = of_job(
+    ("POST", "/jobs/{id}/resume"),
+    "jobs_resume",
+    "Let a suspended job go on",
+    "jobs:write",
+    "The same job goes on with its next round.",
+    &[ok("The job.", schema("Job"))],
+    &[409],
+);
+
+pub const CANCEL: Operation = of_job(
+    ("POST", "/jobs/{id}/cancel"),
+    "jobs_cancel",
+    "End a job",
+    "jobs:write",
+    "What is in flight is paid for and still collected; the rest waits for another job.",
+    &[ok("The job.", schema("Job"))],
+    &[409],
+);
+
+pub const EVENTS: Operation = of_job(
+    ("GET", "/jobs/{id}/events"),
+    "jobs_events",
+    "What happens to a job",
+    "jobs:read",
+    "Its log from the beginning, or after `Last-Event-ID`, and its counts whenever they have changed.",
+    &[Answer {
+        status: 200,
+        what: "Events, the last of them `end`.",
+        form: Some((STREAM, Shape::Text)),
+        headers: &[],
+        example: None,
+    }],
+    &[],
+);
 
 fn nullable(schema: Value) -> Value {
     json!({ "oneOf": [schema, { "type": "null" }] })

@@ -1,7 +1,7 @@
 //! The table of operations: one entry for each route, in the order of `api::ROUTES`.
 
 use super::operation::{
-    Answer, Body, EVENTS, JSON, Operation, Shape, json, of_batch, of_job, of_operator, of_worker, ok, page,
+    Answer, Body, EVENTS, JSON, Operation, Shape, json, of_batch, of_operator, of_worker, ok, page,
 };
 use super::{batches, jobs, sessions, sweeps};
 
@@ -389,57 +389,11 @@ pub const OPERATIONS: &[Operation] = &[
     },
     jobs::CREATE,
     jobs::LIST,
-    of_job(
-        ("GET", "/jobs/{id}"),
-        "jobs_get",
-        "One job, with its rounds",
-        "jobs:read",
-        "",
-        &[ok("The job.", json("Job"))],
-        &[],
-    ),
-    of_job(
-        ("POST", "/jobs/{id}/suspend"),
-        "jobs_suspend",
-        "Open no more batches for a job",
-        "jobs:write",
-        "What is in flight is collected. Once asked, asking again changes nothing.",
-        &[ok("The job.", json("Job"))],
-        &[409],
-    ),
-    of_job(
-        ("POST", "/jobs/{id}/resume"),
-        "jobs_resume",
-        "Let a suspended job go on",
-        "jobs:write",
-        "The same job goes on with its next round.",
-        &[ok("The job.", json("Job"))],
-        &[409],
-    ),
-    of_job(
-        ("POST", "/jobs/{id}/cancel"),
-        "jobs_cancel",
-        "End a job",
-        "jobs:write",
-        "What is in flight is paid for and still collected; the rest waits for another job.",
-        &[ok("The job.", json("Job"))],
-        &[409],
-    ),
-    of_job(
-        ("GET", "/jobs/{id}/events"),
-        "jobs_events",
-        "What happens to a job",
-        "jobs:read",
-        "Its log from the beginning, or after `Last-Event-ID`, and its counts whenever they have changed.",
-        &[Answer {
-            status: 200,
-            what: "Events, the last of them `end`.",
-            form: Some((EVENTS, Shape::Text)),
-            headers: &[],
-            example: None,
-        }],
-        &[],
-    ),
+    jobs::GET,
+    jobs::SUSPEND,
+    jobs::RESUME,
+    jobs::CANCEL,
+    jobs::EVENTS,
     batches::LIST,
     of_batch(
         ("GET", "/batches/{id}"),

@@ -53,13 +53,13 @@ fn every_documented_operation_is_there() {
     let mut asked = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
         let id = if path.starts_with("/nodes/") { node } else { &run };
-        let filled = path.replace("{id}", id).replace("{queue}", "noop");
+        let filled = path.replace("{id}", id).replace("{queue}", "noop").replace("{kind}", "sessions");
         for (method, operation) in operations.as_object().expect("operations") {
             let body = if operation["requestBody"].is_object() { "{}" } else { "" };
             let (status, answer) = ask(&server, &method.to_uppercase(), &format!("/api/v1{filled}"), body);
-            // A run is no job and no batch, and the answer is about that.
-            let is_there = status != 404
-                || ["there is no such job", "there is no such batch"].iter().any(|no| answer.contains(no));
+            // A run is no job, no batch and no session, and the answer is about that.
+            let nothings = ["job", "batch", "session"].map(|what| format!("there is no such {what}\""));
+            let is_there = status != 404 || nothings.iter().any(|nothing| answer.contains(nothing));
             assert!(is_there && status != 405, "{method} {path}: {answer}");
             assert!(operation["responses"][status.to_string()].is_object(), "{method} {path}: {answer}");
             asked += 1;

@@ -270,7 +270,7 @@ fn jobs_a_days_cap_holds_a_job_until_there_is_more_to_spend() {
 /// What we have stopped ourselves uses up no try (invariant 16), and goes on when somebody wants it to.
 fn stopped_at(protocol: Protocol) {
     let supplier = Supplier::new(protocol, Account::open());
-    supplier.account.faults(&json!({"latency_ms": 600_000}));
+    supplier.account.faults(&json!({"latency_ms": 20_000}));
     let mut server = server(Database::Sqlite, &supplier).start();
     let mut client = server.client();
     let runs = submit(&mut client, &supplier, 0, RUNS);
