@@ -131,7 +131,7 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     allow: Option<&'static str>,
     /// What would be allowed in place of what was asked for.
-    allowed: Option<Vec<String>>,
+    allowed: Option<Box<[String]>>,
     cause: Option<Box<str>>,
 }
 
@@ -185,7 +185,7 @@ impl Problem {
 
     /// Lists what would be allowed.
     pub fn allowing(mut self, allowed: Vec<String>) -> Problem {
-        self.allowed = Some(allowed);
+        self.allowed = Some(allowed.into());
         self
     }
 
