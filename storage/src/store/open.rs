@@ -202,9 +202,6 @@ pub(super) fn sqlite_options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", WRITER_CACHE)
         .pragma("temp_store", "memory")
         .pragma("journal_size_limit", "67108864")
-        // Pages. The same few are written by commit after commit: the later they are moved into the file, the fewer
-        // times each is. Until then a crash has at most that much to go through again.
-        .pragma("wal_autocheckpoint", "10000")
         // Statements of fixed text. One whose text grows with its rows is prepared anew, `persistent(false)`: kept,
         // each would hold on to all of its rows' values.
         .statement_cache_capacity(200)
