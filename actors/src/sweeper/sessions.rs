@@ -12,8 +12,10 @@ use storage::model::{Closing, RunId, RunState, SessionState, Timestamp};
 use storage::store::{Cancelled, DriverStands, SessionFate, SessionLife, SessionRow};
 use tracing::{info, warn};
 
-/// Sessions, and runs of one session, in one pass.
+/// Sessions, and runs of one session, in one go.
 const PASS: i64 = 100;
+/// How often in one pass it goes on with the runs of one session.
+const GOES: u32 = 20;
 /// A run that was on its way in when its session was closed is there by then.
 const LATECOMERS: Duration = Duration::from_secs(60);
 /// How often one is looked at that something still protects.
@@ -64,11 +66,13 @@ pub async fn sweep(parts: &Parts, runs: &RunParts) -> Result<u64, StoreError> {
     let may_resume = parts.settings.resume_enabled;
     let mut closed = 0;
     for seen in store.sessions_due(store.now(), PASS).await? {
-        if seen.walk.state == SessionState::Closed {
-            settle_children(runs, &seen).await?;
-        }
+        let more = seen.walk.state == SessionState::Closed && settle_all(runs, &seen).await?;
         let (now, fresh) = (store.now(), parts.mint_run());
-        let swept = store.sweep_session(&seen, now, |row, life| judge(row, life, now, may_resume, &fresh)).await?;
+        let fate = |row: &SessionRow, life: &SessionLife| match more {
+            true => SessionFate::Look(Some(now + AGAIN_MIN)),
+            false => judge(row, life, now, may_resume, &fresh),
+        };
+        let swept = store.sweep_session(&seen, now, fate).await?;
         match swept {
             Some((row, SessionFate::Close(closing))) => {
                 info!(session.id = %row.id, %closing, "closed a session of which nothing is alive");
@@ -83,10 +87,23 @@ pub async fn sweep(parts: &Parts, runs: &RunParts) -> Result<u64, StoreError> {
     Ok(closed)
 }
 
-/// Cancels what a closed session has left, but not its driver (invariant 29).
-pub async fn settle_children(runs: &RunParts, session: &SessionRow) -> Result<(), StoreError> {
+/// Cancels what a closed session has left; returns whether there is more of it.
+async fn settle_all(runs: &RunParts, session: &SessionRow) -> Result<bool, StoreError> {
+    for _ in 0..GOES {
+        if !settle_children(runs, session).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Cancels a part of what a closed session has left, but not its driver (invariant 29). Returns whether there may be
+/// more: the sweep goes on with it.
+pub async fn settle_children(runs: &RunParts, session: &SessionRow) -> Result<bool, StoreError> {
     let store = &runs.store;
-    for run in store.session_children(session, PASS).await? {
+    let children = store.session_children(session, PASS).await?;
+    let more = children.len() as i64 == PASS;
+    for run in children {
         reached(Failpoint::SessionSettling);
         match store.cancel_run(&session.env, &run, store.now()).await? {
             Cancelled::AtOnce => {
@@ -100,7 +117,7 @@ pub async fn settle_children(runs: &RunParts, session: &SessionRow) -> Result<()
             Cancelled::Ended(_) | Cancelled::NotFound => {}
         }
     }
-    Ok(())
+    Ok(more)
 }
 
 /// Writes the run that drives a session from now on. Its start is counted already (invariant 33): if this is not

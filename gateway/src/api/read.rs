@@ -77,6 +77,7 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
         queue: query.text("queue", 1..=128, Charset::Name),
         tag: query.text("tag", 1..=128, Charset::Line),
         source: query.one_of("source", &[Source::Backfill.word(), Source::Daemon.word()]).map(str::to_owned),
+        session: query.text("session_id", 1..=64, Charset::Name),
         accepted_after: query.timestamp("accepted_after"),
         accepted_before: query.timestamp("accepted_before"),
     };

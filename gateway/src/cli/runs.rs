@@ -125,6 +125,9 @@ pub struct ListArgs {
     pub queue: Option<String>,
     #[arg(long, value_name = "TAG")]
     pub tag: Option<String>,
+    /// Only steps of this session
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
     /// Only those of this long ago and younger (2h, 7d)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub since: Option<Duration>,

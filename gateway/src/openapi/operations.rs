@@ -77,6 +77,7 @@ pub const OPERATIONS: &[Operation] = &[
             "queue_filter",
             "tag",
             "source",
+            "session_filter",
             "accepted_after",
             "accepted_before",
             "limit",

@@ -42,6 +42,7 @@ pub fn all() -> Value {
         ("batch_id", parameter("path", "id", "The batch's id.", id_schema("bat"))),
         ("batch_state", parameter("query", "state", "Only those that are so.", word(json!(batch_states())))),
         ("session_id", parameter("path", "id", "The session's id.", id_schema("ses"))),
+        ("session_filter", parameter("query", "session_id", "Only steps of this session.", name_schema())),
         ("session_status", parameter("query", "status", "Only those that are so.", word(json!(sessions::states())))),
         ("session_type", parameter("query", "type", "Only those of this type.", name_schema())),
         ("kind", parameter("path", "kind", "What it looks for.", word(json!(sweeps::kinds())))),

@@ -47,6 +47,7 @@ async fn page(
         .maybe_query("task", args.task.as_deref())
         .maybe_query("queue", args.queue.as_deref())
         .maybe_query("tag", args.tag.as_deref())
+        .maybe_query("session_id", args.session.as_deref())
         .maybe_query("accepted_after", since)
         .maybe_query("cursor", after);
     client.send(&request).await?.page()

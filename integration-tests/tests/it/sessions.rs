@@ -149,6 +149,8 @@ fn close_on(database: Database) {
     eventually("both are carried out", || {
         [&driver, &running].iter().all(|run| client.read(run)["status"] == "running")
     });
+    let listed = client.list(&format!("/runs?session_id={id}&limit=2"));
+    assert_eq!(listed.len(), 5, "its driver and its steps, page by page: {listed:?}");
     client.post(&format!("/sessions/{id}/close"), &json!({"outcome": "aborted"})).is(200);
     for run in [&running, &waiting, &delayed] {
         is_cancelled(&mut client, run);

@@ -53,6 +53,8 @@ pub struct RunFilter {
     pub queue: Option<String>,
     pub tag: Option<String>,
     pub source: Option<String>,
+    /// Only steps of this session.
+    pub session: Option<String>,
     pub accepted_after: Option<Timestamp>,
     pub accepted_before: Option<Timestamp>,
 }
@@ -240,7 +242,7 @@ macro_rules! joins {
 }
 
 /// Where the runs of a state are, or those of every state.
-fn walks(state: Option<RunState>) -> Vec<Walk> {
+fn walks(state: Option<RunState>, by_session: bool) -> Vec<Walk> {
     let buffer = Walk {
         from: joins!(
             "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id",
@@ -303,6 +305,21 @@ fn walks(state: Option<RunState>) -> Vec<Walk> {
         id: "r.id",
         only: "",
     };
+    // By the index over sessions, and by none that has the env or the id in it: a session has few runs, an env many.
+    let of_session = Walk {
+        from: joins!(
+            "run_records r",
+            "buffer b ON b.run_id = r.id",
+            "ready q ON q.env = r.env AND q.run_id = r.id",
+            "leases l ON l.run_id = r.id",
+            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE (r.env || '') = "
+        ),
+        id: "(r.id || '')",
+        only: "",
+    };
+    if by_session && matches!(state, None | Some(RunState::Succeeded)) {
+        return vec![of_session];
+    }
     match state {
         None | Some(RunState::Succeeded) => vec![all],
         Some(RunState::Buffered) => vec![buffer],
@@ -332,7 +349,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<RunRecord>, StoreError> {
         let mut found = Vec::new();
-        for walk in walks(filter.state) {
+        for walk in walks(filter.state, filter.session.is_some()) {
             found.extend(self.walk_runs(&walk, env, filter, before, limit).await?);
         }
         // Each walk came in this order already, and most lists take one.
@@ -362,6 +379,9 @@ impl Store {
             let texts = [(" AND r.task = ", &filter.task), (" AND r.source = ", &filter.source)];
             for (column, wanted) in texts.into_iter().filter_map(|(column, wanted)| Some((column, wanted.as_ref()?))) {
                 select.push(column).push_bind(wanted.as_str());
+            }
+            if let Some(session) = &filter.session {
+                select.push(" AND r.session_id = ").push_bind(session.as_str());
             }
             if let Some(queue) = &filter.queue {
                 select.push(" AND r.queue = ").push_bind(queue.as_str());

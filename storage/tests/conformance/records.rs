@@ -54,6 +54,7 @@ on_both! {
             lane: Lane::new("express", "k"),
             tags: "[\"x\", \"y\"]".to_owned(),
             source: Source::Backfill,
+            session_id: Some("ses_x".to_owned()),
             accepted_at: at(500),
             ..plain.clone()
         };
@@ -67,6 +68,7 @@ on_both! {
                 RunFilter { tag: Some("x".to_owned()), ..in_state(state) },
                 RunFilter { tag: Some("y".to_owned()), ..in_state(state) },
                 RunFilter { source: Some("backfill".to_owned()), ..in_state(state) },
+                RunFilter { session: Some("ses_x".to_owned()), ..in_state(state) },
                 RunFilter { accepted_after: Some(at(500)), ..in_state(state) },
                 RunFilter { accepted_after: Some(at(1)), accepted_before: Some(at(501)), ..in_state(state) },
                 RunFilter {
@@ -75,6 +77,7 @@ on_both! {
                     queue: Some("express".to_owned()),
                     tag: Some("x".to_owned()),
                     source: Some("backfill".to_owned()),
+                    session: Some("ses_x".to_owned()),
                     accepted_after: Some(at(500)),
                     accepted_before: Some(at(501)),
                 },
