@@ -78,15 +78,6 @@ class Cluster:
         wait_for("PostgreSQL takes connections", lambda: subprocess.run(ready).returncode == 0)
         self.url = f"postgres://postgres@127.0.0.1:{port}/postgres"
 
-    def sessions(self):
-        """One at each phase, and one that is closed, as ids."""
-        ids = [self.call("POST", "/sessions", {"type": "review"})["id"] for _ in range(4)]
-        for session in ids[1:3]:
-            self.call("POST", f"/sessions/{session}/transition", {"phase": "synthesis"})
-        self.call("POST", f"/sessions/{ids[2]}/complete-round", {})
-        self.call("POST", f"/sessions/{ids[3]}/close", {"outcome": "aborted"})
-        return ids
-
     def stop(self):
         self.process.terminate()
         self.process.wait()
@@ -134,6 +125,15 @@ class Server:
         """One that is over and one that stands, as ids."""
         ids = [self.call("POST", "/jobs", {"pool": "ask", "source": source})["id"] for source in ("backfill", "daemon")]
         wait_for("the first job ends", lambda: self.call("GET", f"/jobs/{ids[0]}")["finished_at"])
+        return ids
+
+    def sessions(self):
+        """One at each phase, and one that is closed, as ids."""
+        ids = [self.call("POST", "/sessions", {"type": "review"})["id"] for _ in range(4)]
+        for session in ids[1:3]:
+            self.call("POST", f"/sessions/{session}/transition", {"phase": "synthesis"})
+        self.call("POST", f"/sessions/{ids[2]}/complete-round", {})
+        self.call("POST", f"/sessions/{ids[3]}/close", {"outcome": "aborted"})
         return ids
 
     def stop(self):
