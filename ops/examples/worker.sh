@@ -26,7 +26,8 @@ while :; do
     [ -n "$run" ] || continue
     token=$(sed 's/.*,"lease_token":"\([0-9a-f]*\)".*/\1/' "$dir/lease")
     sed -e 's/^{"data":\[{"run_id":"[^"]*","task":"[^"]*","queue":"[^"]*","attempt":[0-9]*,"max_attempts":[0-9]*,//' \
-        -e 's/^"payload"://' -e 's/,"lease_token":"[^"]*","lease_until":"[^"]*",[^,]*$//' "$dir/lease" >"$dir/payload"
+        -e 's/^"payload"://' -e 's/,"lease_token":"[^"]*","lease_until":"[^"]*",[^,]*$//' \
+        -e 's/,"session_id":"[^"]*"$//' "$dir/lease" >"$dir/payload"
     "$@" <"$dir/payload"
     code=$?
     held="\"run_id\":\"$run\",\"lease_token\":\"$token\""

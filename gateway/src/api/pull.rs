@@ -33,6 +33,8 @@ struct LeaseView<'a> {
     attempt: i64,
     max_attempts: i64,
     payload: &'a RawValue,
+    /// Only of a session's step, so that simple workers find the others' fields where they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
     lease_token: &'a str,
     lease_until: String,

@@ -103,6 +103,9 @@ pub struct CreateArgs {
     /// Runs of one key go one after another
     #[arg(long, value_name = "KEY")]
     pub concurrency_key: Option<String>,
+    /// The session whose step it is
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
     /// Try it at most this often
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<u32>,

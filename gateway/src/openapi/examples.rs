@@ -31,7 +31,6 @@ pub fn named(name: &str) -> Value {
                 "attempt": 1,
                 "max_attempts": 3,
                 "payload": { "input": "a.png" },
-                "session_id": null,
                 "lease_token": TOKEN,
                 "lease_until": "2026-11-21T14:49:12.166Z",
                 "max_duration_seconds": null,

@@ -31,8 +31,8 @@ pub fn lease_request() -> Value {
 pub fn lease() -> Value {
     json!({
         "type": "object",
-        "required": ["run_id", "task", "queue", "attempt", "max_attempts", "payload", "session_id", "lease_token",
-            "lease_until", "max_duration_seconds"],
+        "required": ["run_id", "task", "queue", "attempt", "max_attempts", "payload", "lease_token", "lease_until",
+            "max_duration_seconds"],
         "properties": {
             "run_id": run_id_schema(),
             "task": { "type": "string" },
@@ -40,7 +40,7 @@ pub fn lease() -> Value {
             "attempt": { "type": "integer", "minimum": 1 },
             "max_attempts": { "type": "integer", "minimum": 1 },
             "payload": { "description": "As it was sent." },
-            "session_id": maybe("string"),
+            "session_id": { "type": "string", "description": "Of a session's step only." },
             "lease_token": { "type": "string" },
             "lease_until": time(),
             "max_duration_seconds": maybe("number"),

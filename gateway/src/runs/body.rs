@@ -33,6 +33,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_duration_seconds: Option<f64>,
@@ -52,6 +54,7 @@ pub fn of(args: &CreateArgs, task: &str) -> Result<String, Failure> {
         tags: &args.tags,
         metadata: args.metadata.as_deref().map(|text| json("--metadata", text)).transpose()?,
         concurrency_key: args.concurrency_key.as_deref(),
+        session_id: args.session.as_deref(),
         max_attempts: args.max_attempts,
         max_duration_seconds: seconds(args.max_duration),
     };

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 
 /// One task of each behaviour that the tests need.
 const CONFIG: &str = r#"
+[sessions.review]
+initial = "context"
+edges = { context = ["complete"] }
 [workers]
 slots = 4
 [supervisor]

@@ -66,6 +66,12 @@ fn the_shell_worker_hands_over_the_payload_whatever_is_in_it() {
     let _worker = start_example(&server, "worker.sh", &["work", "sh", "-c", &script]);
     assert_eq!(server.run(&["runs", "wait", &good]).code, Some(0));
     assert_eq!(std::fs::read_to_string(&out).expect("the payload").trim_end(), payload);
+    std::fs::write(&out, "").expect("it is emptied");
+    let session = server.json(&["sessions", "open", "review"]);
+    let step = server.create(&["work", "--payload", payload, "--session", session["id"].as_str().expect("an id")]);
+    let ended = server.run(&["runs", "wait", &step]);
+    assert_eq!(ended.code, Some(8), "its session is unfinished: {ended:?}");
+    assert_eq!(std::fs::read_to_string(&out).expect("the payload").trim_end(), payload);
     server.file("fail", "");
     let bad = server.create(&["work", "--max-attempts", "1"]);
     assert_eq!(server.run(&["runs", "wait", &bad]).code, Some(8));
