@@ -18,6 +18,7 @@ mod rows_004;
 mod serve_kill;
 mod serve_synced;
 mod sessions;
+mod survived;
 mod sweeps;
 mod serve_actors;
 mod serve_caps;

@@ -2,34 +2,13 @@
 //! twice.
 
 use super::{TASK, are_bought_once, is_over, job, server, start, submit};
+use crate::survived::{ask, done};
 use harness::judge::doubled_keys;
-use harness::{Account, Client, Database, Protocol, Server, Supplier, eventually};
-use serde_json::{Value, json};
+use harness::{Account, Database, Protocol, Supplier};
+use serde_json::json;
 use storage::failpoint::{Failpoint, PassedBy};
 
 const RUNS: usize = 10;
-
-/// Does it, on a server that may die meanwhile; it is started again without its failpoint.
-fn done(server: &mut Server, died: &mut bool, mut is: impl FnMut(&mut Client) -> bool) {
-    let mut client = server.client();
-    eventually("it is done", || {
-        if !server.is_running() {
-            assert!(!*died, "it died twice");
-            *died = true;
-            assert!(server.ends().was_killed());
-            server.unset("TIDEGATE_FAILPOINT");
-            server.again();
-            client = server.client();
-        }
-        is(&mut client)
-    });
-}
-
-fn ask(client: &mut Client, method: &str, path: &str, body: Option<&Value>) -> Option<Value> {
-    let text = body.map(Value::to_string);
-    let answer = client.send(method, path, text.as_deref()).ok()?;
-    (answer.status < 300).then(|| answer.json())
-}
 
 /// A backfill that is cancelled with runs of its own left, one of which was cancelled before, and then another one that
 /// ends what is left.

@@ -2,7 +2,8 @@
 //! nothing of a closed session is left.
 
 use super::{REVIEW, server};
-use harness::{Client, Database, Server, eventually};
+use crate::survived::{ask, done};
+use harness::Database;
 use serde_json::{Value, json};
 use storage::failpoint::{Failpoint, PassedBy};
 
@@ -16,28 +17,6 @@ const NEVER: &[&str] = &[
     "SELECT r.id FROM run_records r JOIN sessions s ON s.id = r.session_id WHERE s.state = 'closed'
         AND r.state = 'open' AND r.id <> s.driver",
 ];
-
-/// Does it, on a server that may die meanwhile; it is started again without its failpoint.
-fn done(server: &mut Server, died: &mut bool, mut is: impl FnMut(&mut Client) -> bool) {
-    let mut client = server.client();
-    eventually("it is done", || {
-        if !server.is_running() {
-            assert!(!*died, "it died twice");
-            *died = true;
-            assert!(server.ends().was_killed());
-            server.unset("TIDEGATE_FAILPOINT");
-            server.again();
-            client = server.client();
-        }
-        is(&mut client)
-    });
-}
-
-fn ask(client: &mut Client, method: &str, path: &str, body: &Value) -> Option<Value> {
-    let text = (!body.is_null()).then(|| body.to_string());
-    let answer = client.send(method, path, text.as_deref()).ok()?;
-    (answer.status < 300).then(|| answer.json())
-}
 
 /// A session whose driver ends without completing it: it goes on with another one, which ends so too.
 fn killed_at(database: Database, point: Failpoint, nth: usize) {
@@ -57,29 +36,29 @@ fn killed_at(database: Database, point: Failpoint, nth: usize) {
     let text = |value: &Value| value["id"].as_str().unwrap_or_default().to_owned();
     done(&mut server, &mut died, |client| {
         let keyed = json!({"task": "drive", "idempotency_key": "driver"});
-        driver = ask(client, "POST", "/runs", &keyed).map(|run| text(&run)).unwrap_or_default();
+        driver = ask(client, "POST", "/runs", Some(&keyed)).map(|run| text(&run)).unwrap_or_default();
         !driver.is_empty()
     });
     done(&mut server, &mut died, |client| {
         let wish = json!({"type": "review", "driver_run_id": driver});
-        id = ask(client, "POST", "/sessions", &wish).map(|session| text(&session)).unwrap_or_default();
+        id = ask(client, "POST", "/sessions", Some(&wish)).map(|session| text(&session)).unwrap_or_default();
         !id.is_empty()
     });
     done(&mut server, &mut died, |client| {
         let keyed = json!({"task": "later", "session_id": id, "idempotency_key": "child"});
-        child = ask(client, "POST", "/runs", &keyed).map(|run| text(&run)).unwrap_or_default();
+        child = ask(client, "POST", "/runs", Some(&keyed)).map(|run| text(&run)).unwrap_or_default();
         !child.is_empty()
     });
     let path = format!("/sessions/{id}");
     done(&mut server, &mut died, |client| {
-        ask(client, "POST", &format!("{path}/transition"), &json!({"phase": "reviews"})).is_some()
+        ask(client, "POST", &format!("{path}/transition"), Some(&json!({"phase": "reviews"}))).is_some()
     });
     std::fs::write(&go, "").expect("the programs may end");
     done(&mut server, &mut died, |client| {
-        ask(client, "GET", &path, &Value::Null).is_some_and(|session| session["outcome"] == "exhausted")
+        ask(client, "GET", &path, None).is_some_and(|session| session["outcome"] == "exhausted")
     });
     done(&mut server, &mut died, |client| {
-        ask(client, "GET", &format!("/runs/{child}"), &Value::Null).is_some_and(|run| run["status"] == "cancelled")
+        ask(client, "GET", &format!("/runs/{child}"), None).is_some_and(|run| run["status"] == "cancelled")
     });
     assert!(died, "{} was not passed", point.name());
     let mut client = server.client();
