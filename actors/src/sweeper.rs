@@ -6,8 +6,11 @@
 //! evidence only; every pass is idempotent.
 
 pub(crate) mod runs;
+mod repair;
 pub mod sessions;
 mod strays;
+
+pub use repair::{Repair, Repaired, repair};
 
 use crate::metrics::{BATCHES, BATCHES_UNRECONCILED, SWEEP_LAST_SUCCESS, SWEEP_RECLAIMED, SWEEP_SECONDS};
 use crate::parts::Parts;
@@ -45,6 +48,10 @@ pub enum Kind {
     DuplicateBatches,
     /// Idempotency keys that have expired.
     Keys,
+    /// Runs that contradict the model: held by nothing, or ended in one place and not in another.
+    FaultyRuns,
+    /// Output of runs that are no more.
+    Output,
     /// Ended runs that are older than anybody wants to keep.
     Retention,
 }
@@ -60,6 +67,8 @@ impl Kind {
         Kind::Batches,
         Kind::DuplicateBatches,
         Kind::Keys,
+        Kind::FaultyRuns,
+        Kind::Output,
         Kind::Retention,
     ];
 
@@ -73,12 +82,24 @@ impl Kind {
             Kind::Batches => "unsettled_batches",
             Kind::DuplicateBatches => "duplicate_batches",
             Kind::Keys => "expired_keys",
+            Kind::FaultyRuns => "faulty_runs",
+            Kind::Output => "orphaned_output",
             Kind::Retention => "retention",
         }
     }
 
     pub fn from_word(word: &str) -> Option<Kind> {
         Kind::ALL.iter().copied().find(|kind| kind.word() == word)
+    }
+
+    /// Whether it puts something right that should not be, which can be switched off.
+    pub const fn mends(self) -> bool {
+        matches!(self, Kind::DuplicateBatches | Kind::FaultyRuns | Kind::Output)
+    }
+
+    /// Whether what it finds is gone by that, so that it finds nothing the next time.
+    pub const fn takes_away(self) -> bool {
+        !matches!(self, Kind::Buffer | Kind::Batches)
     }
 
     /// What whoever does it for all has to hold.
@@ -88,6 +109,7 @@ impl Kind {
             Kind::LostRuns | Kind::ExpiredRuns | Kind::Buffer => "sweep.runs",
             Kind::Sessions => "sweep.sessions",
             Kind::Batches | Kind::DuplicateBatches => "sweep.batches",
+            Kind::FaultyRuns | Kind::Output => "sweep.faults",
             Kind::Keys | Kind::Retention => "sweep.retention",
         }
     }
@@ -112,6 +134,8 @@ pub struct SweepReport {
     pub runs_expired: u64,
     pub sessions_closed: u64,
     pub runs_deleted: u64,
+    pub runs_mended: u64,
+    pub outputs_dropped: u64,
 }
 
 impl SweepReport {
@@ -125,6 +149,8 @@ impl SweepReport {
             Kind::Batches => self.unsettled_batches = found,
             Kind::DuplicateBatches => self.duplicates = found,
             Kind::Retention => self.runs_deleted = found,
+            Kind::FaultyRuns => self.runs_mended = found,
+            Kind::Output => self.outputs_dropped = found,
             // What waits is no news.
             Kind::Buffer | Kind::Keys => {}
         }
@@ -235,6 +261,7 @@ fn may(kind: Kind, parts: &Parts, runs: Option<&RunParts>) -> bool {
         Kind::LapsedNodes => runs.is_some_and(|runs| !runs.gates.no_burials.load(Ordering::Acquire)),
         Kind::Batches => true,
         Kind::DuplicateBatches => parts.settings.repair_enabled,
+        _ if kind.mends() => runs.is_some() && parts.settings.repair_enabled,
         Kind::Retention => runs.is_some() && parts.settings.keep_runs.is_some(),
         _ => runs.is_some(),
     }
@@ -249,7 +276,7 @@ pub async fn sweep_kind(
     let (store, began) = (&parts.store, runs::now());
     let found = match (kind, runs) {
         (Kind::Batches, _) => count_batches(parts).await?,
-        (Kind::DuplicateBatches, _) => strays::sweep(parts).await?,
+        (Kind::DuplicateBatches, _) => strays::sweep(parts, false).await?,
         (_, None) => 0,
         (Kind::LapsedNodes, _) => store.bury_lapsed(store.now()).await?,
         (Kind::LostRuns, Some(runs)) => runs::take_back(runs).await?,
@@ -259,6 +286,7 @@ pub async fn sweep_kind(
             runs::queue_gauges(runs).await?;
             runs::gauges(runs).await?
         }
+        (Kind::FaultyRuns | Kind::Output, Some(runs)) => repair::walk_on(kind, runs).await?,
         (Kind::Keys, _) => store.drop_expired_keys(store.now(), KEYS).await?,
         (Kind::Retention, _) => match parts.settings.keep_runs {
             Some(span) => store.retain_runs(store.now() - span, WALKED, store.now()).await?.deleted,

@@ -119,6 +119,13 @@ impl Api {
         Ok(Body { bytes: body::read(payload, request, &self.body_limits).await?, seat })
     }
 
+    /// The same where the body may be left away.
+    pub async fn optional_body(&self, payload: web::Payload, request: &HttpRequest) -> Result<Body, Problem> {
+        let most = self.body_limits.bytes_max;
+        let seat = self.room.enter(body::expected(request, most)?.unwrap_or(most)).await?;
+        Ok(Body { bytes: body::read_optional(payload, request, &self.body_limits).await?, seat })
+    }
+
     /// Store work for a handler; its errors become problems.
     pub async fn store<T, W, F>(&self, work: F) -> Result<T, Problem>
     where

@@ -6,6 +6,7 @@ mod fleet;
 mod jobs;
 mod sessions;
 mod sweep;
+mod repair;
 
 pub use fleet::{
     BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
@@ -13,6 +14,7 @@ pub use fleet::{
 };
 pub use jobs::{JobsArgs, JobsCommand, PolicyArg, SourceArg, StartArgs};
 pub use remote::Remote;
+pub use repair::{ImportBatchesArgs, RepairArgs, RepairCommand};
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
 pub use sessions::{SessionsArgs, SessionsCommand, StatusArg};
 pub use sweep::{SweepArgs, SweepCommand};
@@ -104,6 +106,8 @@ pub enum Command {
     Sessions(SessionsArgs),
     /// Sweeps: how they went, and one more of them now
     Sweep(SweepArgs),
+    /// Put right at once what was left behind, or take in what was bought elsewhere
+    Repair(RepairArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
     /// Print the OpenAPI document of the API

@@ -87,6 +87,7 @@ impl From<StoreError> for Failure {
         let exit = match &error {
             StoreError::BadUrl { .. } | StoreError::Pooler | StoreError::TooOld { .. } => Exit::Usage,
             StoreError::Owned { .. } | StoreError::Moved { .. } | StoreError::LeaseLost { .. } => Exit::Conflict,
+            StoreError::OlderNode { .. } => Exit::Conflict,
             StoreError::Standby => Exit::Unreachable,
             _ if error.is_unreachable() => Exit::Unreachable,
             _ => Exit::StoreFailed,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod session;
 pub mod signals;
 pub mod providers;
+pub mod repair;
 pub mod process;
 pub mod serve;
 pub mod dev;

@@ -56,6 +56,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),
         Command::Jobs(args) => gateway::jobs::run(args, &cli.common, &config),
         Command::Sweep(args) => gateway::sweeps::run(args, &cli.common),
+        Command::Repair(args) => gateway::repair::run(args, &cli.common, &config),
         Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
     }

@@ -7,7 +7,9 @@ mod results;
 mod progress;
 mod summary;
 mod engine;
+mod elsewhere;
 
+pub use elsewhere::run as import_batches;
 pub use import::reserve;
 
 use crate::cli::{Common, ProcessArgs};
@@ -31,13 +33,20 @@ const ENV: &str = "default/dev";
 
 /// Runs the command on a runtime and an actix system of its own.
 pub fn run(args: &ProcessArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
+    on_system(common, |runtime| process(args, common, config, runtime))
+}
+
+fn on_system<W: Future<Output = Result<Exit, Failure>>>(
+    common: &Common,
+    work: impl FnOnce(Arc<tokio::runtime::Runtime>) -> W,
+) -> Result<Exit, Failure> {
     crate::telemetry::init(progress::Reporter::wants_quiet(common.progress))?;
     let runtime = session::runtime()?;
     let system = actix::System::with_tokio_rt({
         let runtime = runtime.clone();
         move || runtime
     });
-    system.block_on(process(args, common, config, runtime))
+    system.block_on(work(runtime))
 }
 
 async fn process(
@@ -66,9 +75,11 @@ async fn process(
     // Before anything is stored or sent: an address that is taken is a wrong command.
     let ops = Ops::start(args.ops_listen)?;
     let store = session::open_store(common, config).await?;
-    let chosen = providers::connect(&choice, common, config)?;
+    let mut chosen = providers::connect(&choice, common, config)?;
+    chosen.following.poll_every = args.poll.unwrap_or(chosen.following.poll_every);
+    chosen.following.settle_after = args.settle.unwrap_or(chosen.following.settle_after);
     let wish = wish(args, &scanned, &chosen);
-    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, args, config, ops);
+    let mut engine = Engine::new(store.clone(), runtime, prices, chosen, config, ops);
     let done = work(args, &scanned, &wish, &mut engine, &out, common).await;
     engine.close().await;
     done

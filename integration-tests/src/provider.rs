@@ -1,5 +1,6 @@
 //! The simulated provider, running in the test process: what is killed is never the judge.
 
+use crate::case::Protocol;
 use crate::server::{mortal, spawn};
 use actors::provider::wire::{Content, Endpoint};
 use gateway::sim::{Faults, Sim, SimConfig};
@@ -7,6 +8,7 @@ use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Stdio};
@@ -125,6 +127,45 @@ impl Account {
 
     pub fn post(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
         self.call(Method::POST, path, Content::Json(body.to_string()))
+    }
+
+    /// Buys a batch as any other program does, of lines as they are; returns the provider's id of it.
+    pub fn buy(&self, protocol: Protocol, requests: &[String]) -> String {
+        let made = match protocol {
+            Protocol::Anthropic => {
+                let body = format!(r#"{{"requests":[{}]}}"#, requests.join(","));
+                self.call::<serde_json::Value>(Method::POST, "/v1/messages/batches", Content::Json(body))
+            }
+            Protocol::OpenAi => {
+                let file = self.upload(&requests.join("\n"));
+                let endpoint = "/v1/chat/completions";
+                let batch = json!({"input_file_id": file, "endpoint": endpoint, "completion_window": "24h"});
+                self.post("/v1/batches", &batch)
+            }
+        };
+        made["id"].as_str().expect("its id").to_owned()
+    }
+
+    fn upload(&self, lines: &str) -> serde_json::Value {
+        let part =
+            |head: &str, body: &str| format!("--part\r\nContent-Disposition: form-data; {head}\r\n\r\n{body}\r\n");
+        let file = part("name=\"file\"; filename=\"lines.jsonl\"", lines);
+        let body = format!("{}{file}--part--\r\n", part("name=\"purpose\"", "batch"));
+        let (send, frames) = tokio::sync::mpsc::channel(1);
+        let length = body.len() as u64;
+        send.try_send(bytes::Bytes::from(body)).expect("there is room for it");
+        let content_type = "multipart/form-data; boundary=part".to_owned();
+        let answer: serde_json::Value =
+            self.call(Method::POST, "/v1/files", Content::Stream { content_type, length, frames });
+        answer["id"].clone()
+    }
+
+    /// Whether a batch has ended there.
+    pub fn has_ended(&self, protocol: Protocol, id: &str) -> bool {
+        match protocol {
+            Protocol::OpenAi => self.get(&format!("/v1/batches/{id}"))["status"] == "completed",
+            Protocol::Anthropic => self.get(&format!("/v1/messages/batches/{id}"))["processing_status"] == "ended",
+        }
     }
 
     fn call<T: DeserializeOwned>(&self, method: Method, path: &str, content: Content) -> T {

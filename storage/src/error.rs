@@ -32,6 +32,8 @@ pub enum StoreError {
     Migrate(#[from] sqlx::migrate::MigrateError),
     #[error("the store needs a newer tidegate (level {least}; this one is of level {level})")]
     TooOld { least: i64, level: i64 },
+    #[error("node {node} is of an older version, which would buy again what is imported; stop or upgrade it first")]
+    OlderNode { node: String },
     #[error(
         "the database is reached through a pooler that lends connections by the transaction or statement, which cannot work"
     )]
@@ -62,7 +64,7 @@ impl StoreError {
             StoreError::Database(error) => class_of(error),
             StoreError::Away | StoreError::Unanswered => Class::Retryable,
             StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
-            StoreError::FailedOver { .. } => Class::Conflict,
+            StoreError::FailedOver { .. } | StoreError::OlderNode { .. } => Class::Conflict,
             StoreError::Standby => Class::Retryable,
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,

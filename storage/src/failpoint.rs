@@ -21,6 +21,8 @@ pub enum PassedBy {
     Sessions,
     /// `serve`, where what is old is cleared away.
     Sweeps,
+    /// `repair import-batches`.
+    Imports,
 }
 
 macro_rules! failpoints {
@@ -127,6 +129,12 @@ failpoints! {
         ExpireOpen = "expire.open",
         KeysOpen = "keys.open",
         RetentionOpen = "retention.open",
+        MendOpen = "mend.open",
+        DropOutputOpen = "drop_output.open",
+    }
+    Imports {
+        ImportBatchOpen = "import.batch_open",
+        ImportBatchStored = "import.batch_stored",
     }
 }
 

@@ -70,6 +70,8 @@ mod drawn;
 mod finish;
 #[path = "conformance/import.rs"]
 mod import;
+#[path = "conformance/imported.rs"]
+mod imported;
 #[path = "conformance/jobs.rs"]
 mod jobs;
 #[path = "conformance/keys.rs"]
@@ -78,6 +80,8 @@ mod keys;
 mod live;
 #[path = "conformance/lost.rs"]
 mod lost;
+#[path = "conformance/mended.rs"]
+mod mended;
 #[path = "conformance/nodes.rs"]
 mod nodes;
 #[path = "conformance/opening.rs"]

@@ -2,9 +2,10 @@
 //! doubles and the gaps; what is settled is durable, so a download that is cut off is simply read again.
 
 use super::drive::{CallOrStore, Drive, Step};
+use super::whose::Whose;
 use super::{ledger, plan};
 use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
-use crate::provider::request::{batch_of_key, model_of_pack, split_custom_id};
+use crate::provider::request::model_of_pack;
 use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
 use crate::provider::{End, Polled};
 use std::time::Duration;
@@ -20,11 +21,17 @@ const PATIENT_LOOKS: i64 = 4;
 const GONE_LOOKS: i64 = 3;
 
 /// What reading the results of a batch brought.
-#[derive(Debug, Default)]
 struct Reading {
+    whose: Whose,
     lines: i64,
     /// The account, not the requests, was the problem with some of them.
     out_of_money: Option<String>,
+}
+
+impl Reading {
+    fn new(whose: Whose) -> Reading {
+        Reading { whose, lines: 0, out_of_money: None }
+    }
 }
 
 /// Whether a line is one of this batch's.
@@ -104,7 +111,7 @@ impl Drive {
                 self.settle_open(row, fence, BatchState::Ended, judge).await?;
             }
             End::Completed { .. } | End::Expired | End::Cancelled => {
-                let mut reading = Reading::default();
+                let mut reading = Reading::new(Whose::are_the_lines_of(row, store).await?);
                 let references: Vec<_> = [output_ref.as_deref(), error_ref.as_deref()].into_iter().flatten().collect();
                 for (index, reference) in references.iter().enumerate() {
                     if index > 0 {
@@ -151,7 +158,7 @@ impl Drive {
             if bytes.is_empty() {
                 continue;
             }
-            match self.read_line(row, &bytes) {
+            match self.read_line(row, &reading.whose, &bytes) {
                 Ok(Line::Ours(verdict, out_of_money)) => {
                     if provisional {
                         self.parts.store.adoption_proved(fence).await?;
@@ -162,6 +169,8 @@ impl Drive {
                     verdicts.push(*verdict);
                 }
                 Ok(Line::Foreign) if provisional => return self.disprove(row, fence).await,
+                // Others' requests, or those that nobody here waits for.
+                Ok(Line::Foreign) if row.imported => {}
                 Ok(Line::Foreign) => self.quarantine(row, "its custom_id is not of this batch"),
                 Err(ResultLineError::CutShort) => {
                     let host = row.provider.clone();
@@ -200,12 +209,10 @@ impl Drive {
         Ok(())
     }
 
-    pub(super) fn read_line(&self, row: &BatchRow, bytes: &[u8]) -> Result<Line, ResultLineError> {
+    pub(super) fn read_line(&self, row: &BatchRow, whose: &Whose, bytes: &[u8]) -> Result<Line, ResultLineError> {
         let Ok(line) = std::str::from_utf8(bytes) else { return Err(ResultLineError::NotAnObject { column: 0 }) };
         let parsed = ResultLine::parse(self.form(), line)?;
-        let ours = split_custom_id(&parsed.custom_id)
-            .filter(|(key, position)| batch_of_key(key) == row.wire_key && (0..row.requests).contains(position));
-        let Some((_, pos)) = ours else { return Ok(Line::Foreign) };
+        let Some((pos, pack)) = whose.request(row, &parsed.custom_id) else { return Ok(Line::Foreign) };
         let out_of_money = parsed.is_out_of_money();
         let code = parsed.code.as_deref().map(without_nul);
         let state = match parsed.outcome {
@@ -217,7 +224,7 @@ impl Drive {
             Outcome::Canceled => RequestState::Canceled,
             Outcome::Refused => RequestState::Refused,
         };
-        let rates = self.parts.prices.rates(model_of_pack(&row.pack));
+        let rates = self.parts.prices.rates(model_of_pack(pack));
         let cost = match (&parsed.usage, state) {
             (Some(usage), _) => rates.map(|rates| rates.cost_in(row.mode, usage)),
             (None, RequestState::Succeeded | RequestState::Refused) => None,

@@ -7,6 +7,7 @@ use super::collect::Line;
 use super::drive::{CallOrStore, Drive, Step};
 use super::plan::{Refusal, refusal};
 use super::submit::own_verdict;
+use super::whose::Whose;
 use crate::metrics::LIVE_CALLS;
 use crate::provider::request::{has_shape, url_of_pack};
 use crate::provider::result_line::live_line;
@@ -187,7 +188,7 @@ impl Drive {
 
     fn read_answer(&self, row: &BatchRow, request: &LiveRequest, answer: &Answer) -> Verdict {
         let line = live_line(self.form(), &wire_id(row, request), answer);
-        match self.read_line(row, line.as_bytes()) {
+        match self.read_line(row, &Whose::ByKey, line.as_bytes()) {
             Ok(Line::Ours(mut verdict, _)) => {
                 // A server's own trouble during a try is no fault of the request, which has its batch before it.
                 let servers_fault = verdict.state == RequestState::Errored && answer.status >= 500;

@@ -228,6 +228,7 @@ mod tests {
             uncounted: 0,
             reason: None,
             cancel_wanted: false,
+            imported: false,
             created_at: Timestamp::from_millis(0),
             finished_at: None,
         }

@@ -10,9 +10,10 @@ use storage::model::{BatchId, BatchState};
 use storage::store::BatchRow;
 use tracing::error;
 
-/// Looks for duplicates of every batch that was created more than once, books them and cancels them.
-pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
-    let mut found = 0;
+/// Looks for duplicates of every batch that was created more than once, books them and cancels them; in a dry run it
+/// only counts them.
+pub(super) async fn sweep(parts: &Parts, dry_run: bool) -> Result<u64, CallOrStore> {
+    let (mut found, mut open_ones) = (0, HashSet::new());
     for row in parts.store.created_twice(parts.settings.pool.as_deref()).await? {
         let Some(provider) = parts.provider_of(&row.account) else { continue };
         let listed = provider.list(row.created_at).await?;
@@ -26,6 +27,10 @@ pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
         let known: HashSet<String> = parts.store.known_provider_ids(&row.account).await?.into_iter().collect();
         for candidate in listed.into_iter().filter(|candidate| !known.contains(&candidate.id)) {
             if is_ours(parts, &*provider, &row, &candidate, creating).await? {
+                if dry_run {
+                    found += 1;
+                    continue;
+                }
                 let requests = candidate.requests.unwrap_or(row.requests);
                 let now = parts.store.now();
                 if parts.store.book_stray(&row.id, &row.account, &candidate.id, requests, now).await? {
@@ -35,12 +40,17 @@ pub(super) async fn sweep(parts: &Parts) -> Result<u64, CallOrStore> {
                 }
             }
         }
-        for stray in parts.store.open_strays(&row.account).await? {
+        let open = parts.store.open_strays(&row.account).await?;
+        if dry_run {
+            open_ones.extend(open.into_iter().map(|stray| stray.provider_batch_id));
+            continue;
+        }
+        for stray in open {
             provider.cancel(&stray.provider_batch_id).await?;
             parts.store.stray_cancelled(&stray.account, &stray.provider_batch_id).await?;
         }
     }
-    Ok(found)
+    Ok(found + open_ones.len() as u64)
 }
 
 /// By key where there is metadata; else by the custom ids of an ended batch of the same size, or, in an

@@ -95,7 +95,7 @@ pub async fn abandon(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::JobsWrite)?;
-    let body = api.body(payload, &request).await?;
+    let body = api.optional_body(payload, &request).await?;
     let mut fields = Fields::parse_or_empty(&body)?;
     let accepts = fields.boolean("accept_double_billing").unwrap_or(false);
     fields.reject_unknown();

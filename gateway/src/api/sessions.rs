@@ -179,7 +179,7 @@ pub async fn complete_round(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let body = api.body(payload, &request).await?;
+    let body = api.optional_body(payload, &request).await?;
     let mut fields = Fields::parse_or_empty(&body)?;
     let result = fields.object("result", RESULT_MAX).map_or("{}", RawValue::get).to_owned();
     let round = fields.integer("round", 1..=i64::MAX);
@@ -201,7 +201,7 @@ pub async fn close(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let body = api.body(payload, &request).await?;
+    let body = api.optional_body(payload, &request).await?;
     let mut fields = Fields::parse_or_empty(&body)?;
     let words = [Closing::Complete.word(), Closing::Aborted.word()];
     let closing = fields.one_of("outcome", &words).and_then(Closing::from_word).unwrap_or(Closing::Complete);

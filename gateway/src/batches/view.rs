@@ -231,6 +231,7 @@ mod tests {
             uncounted: 1,
             reason: None,
             cancel_wanted: false,
+            imported: false,
             created_at: at,
             finished_at: None,
         }

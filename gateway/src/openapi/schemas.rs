@@ -79,6 +79,7 @@ pub fn all() -> Value {
         ("SessionComplete", sessions::complete()),
         ("SessionClose", sessions::close()),
         ("Sweep", sweeps::sweep()),
+        ("SweepRun", sweeps::run()),
         ("SweepDone", sweeps::done()),
         ("BufferStatus", buffer_status()),
         ("BufferEntry", buffer_entry()),

@@ -1,7 +1,7 @@
 //! Schemas of sweeps, and their operations.
 
-use super::operation::{Operation, json as schema, of_operator, ok, page};
-use super::schemas::{maybe, time};
+use super::operation::{Body, JSON, Operation, Shape, json as schema, of_operator, ok, page};
+use super::schemas::{maybe, strict, time};
 use actors::sweeper::Kind;
 use serde_json::{Value, json};
 
@@ -15,13 +15,15 @@ pub const LIST: Operation = of_operator(
 );
 
 pub const RUN: Operation = Operation {
+    body: Some(Body { forms: &[(JSON, Shape::Named("SweepRun"))], example: None }),
     refusals: &[409],
     ..of_operator(
         ("POST", "/sweeps/{kind}/run"),
         "sweeps_run",
-        "Do one pass of a kind now",
+        "Do one go of a kind now, or tell what it would find",
         "admin",
-        "On the node that is asked, beside the one that does it by itself.",
+        "On the node that is asked, beside the one that does it by itself. Kinds that walk over the store do a part of it \
+         and name the place where the next go begins.",
         &[ok("What it came to.", schema("SweepDone"))],
     )
 };
@@ -46,14 +48,26 @@ pub fn sweep() -> Value {
     })
 }
 
+pub fn run() -> Value {
+    strict(
+        &[],
+        json!({
+            "dry_run": { "type": "boolean", "default": false },
+            "after": { "type": "string", "minLength": 1, "maxLength": 512, "pattern": "^[ -~]+$" },
+        }),
+    )
+}
+
 pub fn done() -> Value {
     json!({
         "type": "object",
-        "required": ["kind", "found", "took_seconds", "node"],
+        "required": ["kind", "dry_run", "found", "took_seconds", "next_after", "node"],
         "properties": {
             "kind": { "type": "string", "enum": kinds() },
+            "dry_run": { "type": "boolean" },
             "found": { "type": "integer", "minimum": 0 },
             "took_seconds": { "type": "number", "minimum": 0 },
+            "next_after": maybe("string"),
             "node": { "type": "string" },
         },
     })

@@ -3,7 +3,7 @@
 use super::import;
 use super::progress::Reporter;
 use crate::chaos::Chaos;
-use crate::cli::{ProcessArgs, Progress};
+use crate::cli::Progress;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::input::Kinds;
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{BatchState, Epoch, IdMint, JobId, NodeId, Timestamp};
+use storage::model::{BatchId, BatchState, Epoch, IdMint, JobId, NodeId, Timestamp};
 use storage::store::{JobRow, Store};
 use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
@@ -52,13 +52,10 @@ impl Engine {
         store: Store,
         runtime: Arc<Runtime>,
         prices: Arc<PriceTable>,
-        mut chosen: Chosen,
-        args: &ProcessArgs,
+        chosen: Chosen,
         config: &Config,
         ops: Ops,
     ) -> Engine {
-        chosen.following.poll_every = args.poll.unwrap_or(chosen.following.poll_every);
-        chosen.following.settle_after = args.settle.unwrap_or(chosen.following.settle_after);
         let supervision = Supervision {
             hang_after: Duration::from_secs_f64(config.supervisor.hang_seconds),
             max_restarts: config.supervisor.max_restarts,
@@ -89,6 +86,15 @@ impl Engine {
     pub fn mint_job(&self) -> JobId {
         let mut ids = self.parts.ids.lock().unwrap_or_else(PoisonError::into_inner);
         JobId::mint(&mut ids, self.parts.store.now())
+    }
+
+    /// A batch's id, and the key that is its own.
+    pub fn mint_batch(&self) -> (BatchId, String) {
+        self.parts.mint_batch()
+    }
+
+    pub fn price_version(&self) -> &str {
+        self.parts.prices.version()
     }
 
     pub async fn import(&self, path: &Path, job: &JobRow, kinds: &Kinds) -> Result<(), Failure> {

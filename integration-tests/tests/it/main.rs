@@ -20,6 +20,8 @@ mod serve_synced;
 mod sessions;
 mod survived;
 mod sweeps;
+mod imports;
+mod repair;
 mod serve_actors;
 mod serve_caps;
 mod serve_outage;

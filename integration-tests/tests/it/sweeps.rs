@@ -32,14 +32,14 @@ fn sweeps_are_told_and_done_when_somebody_asks() {
     assert_eq!(told(&mut client, "retention")["last_at"], Value::Null, "nobody has asked for it");
     let status = sweep(&server, &["status"]);
     let status: Value = serde_json::from_slice(&status.stdout).expect("a list");
-    assert_eq!(status["data"].as_array().map(Vec::len), Some(9));
+    assert_eq!(status["data"].as_array().map(Vec::len), Some(11));
     let ran = sweep(&server, &["run"]);
     let ran: Value = serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     let kinds: Vec<&str> = ran["data"].as_array().expect("a list").iter().filter_map(|d| d["kind"].as_str()).collect();
-    assert_eq!(kinds.len(), 8, "all but the one that deletes: {kinds:?}");
+    assert_eq!(kinds.len(), 10, "all but the one that deletes: {kinds:?}");
     assert_eq!(sweep(&server, &["run", "retention"]).status.code(), Some(5), "ended runs are kept for ever");
     assert_eq!(sweep(&server, &["run", "everything"]).status.code(), Some(2));
-    client.post("/sweeps/everything/run", &Value::Null).is_problem(404, "not_found");
+    client.post("/sweeps/everything/run", &json!({})).is_problem(404, "not_found");
     server.stop();
 }
 
@@ -52,7 +52,7 @@ fn a_node_whose_sweeper_is_switched_off_sweeps_only_when_it_is_asked() {
     let expires = server.number(&format!("SELECT expires_at FROM ready WHERE run_id = '{run}'"));
     eventually("its time has been up for some passes", || now_ms() > expires + 700);
     assert_eq!(client.read(&run)["status"], "queued", "nobody sweeps");
-    let done = client.post("/sweeps/expired_runs/run", &Value::Null).is(200).json();
+    let done = client.post("/sweeps/expired_runs/run", &json!({})).is(200).json();
     assert_eq!(done["found"], 1, "{done}");
     assert_eq!(client.read(&run)["status"], "expired");
     assert_eq!(told(&mut client, "expired_runs")["found"], 1);
@@ -98,7 +98,7 @@ fn bounded_on(database: Database) {
     for kind in client.list("/sweeps") {
         let kind = kind["kind"].as_str().expect("a name").to_owned();
         let mut took: Vec<f64> = (0..5)
-            .map(|_| client.post(&format!("/sweeps/{kind}/run"), &Value::Null).is(200).json())
+            .map(|_| client.post(&format!("/sweeps/{kind}/run"), &json!({})).is(200).json())
             .map(|done| done["took_seconds"].as_f64().expect("a time"))
             .collect();
         took.sort_by(f64::total_cmp);

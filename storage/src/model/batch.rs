@@ -17,6 +17,8 @@ state_machine! {
     }
     /// What can happen to a batch.
     events BatchEvent {
+        /// Somebody else made it, and it is at the provider already.
+        Imported = "imported",
         /// The intent is durable; the last byte of the create may leave now.
         Committed = "committed",
         /// The provider answered with an id.
@@ -42,6 +44,7 @@ state_machine! {
     }
     edges {
         Planned + Committed => Submitting,
+        Planned + Imported => Submitted,
         Planned + Abandoned => Abandoned,
         Submitting + Accepted => Submitted,
         Submitting + Declined => Planned,

@@ -51,6 +51,8 @@ pub struct BatchRow {
     pub reason: Option<String>,
     /// Somebody wants it stopped at its provider.
     pub cancel_wanted: bool,
+    /// Somebody else made it, under custom ids of their own.
+    pub imported: bool,
     pub created_at: Timestamp,
     pub finished_at: Option<Timestamp>,
 }
@@ -102,6 +104,7 @@ struct RawBatch {
     uncounted: i64,
     reason: Option<String>,
     cancel_wanted: i64,
+    imported: i64,
     created_at: i64,
     finished_at: Option<i64>,
 }
@@ -155,6 +158,7 @@ impl TryFrom<RawBatch> for BatchRow {
             uncounted: raw.uncounted,
             reason: raw.reason,
             cancel_wanted: raw.cancel_wanted != 0,
+            imported: raw.imported != 0,
             created_at: Timestamp::from_millis(raw.created_at),
             finished_at: at(raw.finished_at),
             id: BatchId::from_text(raw.id),
@@ -176,7 +180,7 @@ macro_rules! batch_columns {
             wire_key, create_no, requests, body_bytes, upload_started_at, input_file_id, lane_cursor, intent_at,
             provider_batch_id, provisional, submitted_at, provider_status, output_ref, error_ref, ended_at,
             first_absent_at, next_at, strikes, reserved_nanos, spent_nanos, succeeded, errored, uncounted, reason,
-            cancel_wanted, created_at, finished_at
+            cancel_wanted, imported, created_at, finished_at
         FROM batches "
     };
 }

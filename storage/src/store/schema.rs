@@ -7,7 +7,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use std::collections::BTreeMap;
 
 /// What this binary understands. Raised by a change after which an older binary would do harm.
-pub(super) const LEVEL: i64 = 1;
+pub(super) const LEVEL: i64 = 2;
+/// From which on a binary knows of batches that somebody else made.
+pub(super) const IMPORT_LEVEL: i64 = 2;
 
 static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");

@@ -48,10 +48,10 @@ pub struct Retained {
 const SWEEPS: &str = "-- sweeps
 SELECT kind, last_at, took_ms, found, found_in_all, node FROM sweeps ORDER BY kind";
 
-const CURSOR: &str = "-- sweep_cursor
+pub(super) const CURSOR: &str = "-- sweep_cursor
 SELECT cursor FROM sweeps WHERE kind = $1";
 
-const SET_CURSOR: &str = "-- set_sweep_cursor
+pub(super) const SET_CURSOR: &str = "-- set_sweep_cursor
 INSERT INTO sweeps (kind, last_at, took_ms, found, found_in_all, node, cursor) VALUES ($1, $2, 0, 0, 0, $3, $4)
 ON CONFLICT (kind) DO UPDATE SET cursor = excluded.cursor";
 

@@ -27,10 +27,10 @@ on_both! {
         let rows = storage::store::schema(&url).await.unwrap();
         let last = rows.last().expect("there are migrations");
         assert_eq!((last.version, last.foreign, last.applied), (9001, true, true));
-        raw.exec("UPDATE compatibility SET least_level = 2").await;
+        raw.exec("UPDATE compatibility SET least_level = 3").await;
         let before = raw.snapshot().await;
         for refusal in [open(&url, node).await.unwrap_err(), storage::store::migrate(&url).await.unwrap_err()] {
-            assert!(matches!(refusal, StoreError::TooOld { least: 2, level: 1 }), "{refusal}");
+            assert!(matches!(refusal, StoreError::TooOld { least: 3, level: 2 }), "{refusal}");
             assert_eq!(refusal.class(), Class::Terminal);
         }
         before.assert_same(&raw.snapshot().await, "opening a newer store");

@@ -39,6 +39,8 @@ const QUEUES: &str = include_str!("../../src/store/queues.rs");
 const SESSION_SWEEP: &str = include_str!("../../src/store/session_sweep.rs");
 const SWEEPS: &str = include_str!("../../src/store/sweeps.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
+const IMPORT: &str = include_str!("../../src/store/import.rs");
+const REPAIR: &str = include_str!("../../src/store/repair.rs");
 
 const HOT: &[Hot] = &[
     both(DISPATCH, "BASINS", "'', '{', 100"),
@@ -60,6 +62,10 @@ const HOT: &[Hot] = &[
     both(SESSION_SWEEP, "CHILDREN", "'ses', 100"),
     both(SWEEPS, "WALK", "'acme/prod', 'run', 100"),
     sqlite(SWEEPS, "DROP_KEYS_SQLITE"),
+    both(REPAIR, "ENVS", "100"),
+    both(REPAIR, "WITH_OUTPUT", "'run', 100"),
+    both(IMPORT, "QUEUED_NAMES", "'pool', 1, 100"),
+    both(IMPORT, "NAMES_OF_BATCH", "'bat', 1, 100"),
     both(WAITING, "NEXT_DUE", ""),
     both(WAITING, "DUE", "1, 100"),
     both(WAITING, "EXPIRED_BUFFER", "1, 100"),
@@ -123,7 +129,8 @@ const FILL_POSTGRES: Fill = [
 ];
 
 /// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
-const SMALL: &[&str] = &["found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
+const SMALL: &[&str] =
+    &["found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "o", "(subquery-2)"];
 
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {

@@ -2,13 +2,14 @@
 
 use crate::fixture::{Fixture, assert_moved, at, provider_id, says, up_to};
 use crate::writes::{LIVE, WRITES};
-use storage::model::{BatchId, BatchState, Epoch, RequestState, batch};
+use storage::model::{BatchEvent, BatchId, BatchState, Epoch, RequestState, batch};
 use storage::store::{Fence, Opened};
 use storage::{Class, StoreError};
 
 on_both! {
     async fn every_edge_of_a_batch_is_walked_by_one_write_and_logged_once(store: Fixture) {
-        for (from, event, to) in batch::EDGES {
+        // A batch that is imported is not there before: see `imported.rs`.
+        for (from, event, to) in batch::EDGES.iter().filter(|(_, event, _)| *event != BatchEvent::Imported) {
             let write = WRITES.iter().find(|write| write.from() == *from && write.event() == Some(*event));
             let write = write.unwrap_or_else(|| panic!("no operation moves a batch from {from} by {event:?}"));
             let fence = store.ready_for(*write).await;

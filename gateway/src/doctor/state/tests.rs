@@ -49,6 +49,7 @@ fn batch(state: BatchState, holder: Option<&str>, submitted_hours_ago: i64) -> B
         uncounted: 0,
         reason: None,
         cancel_wanted: false,
+        imported: false,
         created_at: at,
         finished_at: None,
     }
