@@ -50,6 +50,8 @@ pub struct Listed {
 pub enum Polled {
     Running {
         status: String,
+        /// Its requests, as they were uploaded; where the provider keeps them.
+        input_ref: Option<String>,
     },
     Ended {
         status: String,

@@ -48,7 +48,7 @@ impl Drive {
         reached(Failpoint::PollAnswered);
         let wait = self.parts.settings.following(&row.account).poll_every;
         match polled {
-            Polled::Running { status } => {
+            Polled::Running { status, .. } => {
                 if let Some(why) = self.reason_to_stop(row).await? {
                     warn!(batch.id = %row.id, provider_batch_id = id, why, "asking the provider to stop the batch");
                     self.provider.cancel(id).await?;

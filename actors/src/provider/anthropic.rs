@@ -239,7 +239,7 @@ impl MessageBatch {
             return Polled::Gone;
         }
         if status != "ended" {
-            return Polled::Running { status };
+            return Polled::Running { status, input_ref: None };
         }
         let counts = &self.request_counts;
         let answered = Some(counts.total() - counts.processing);
@@ -306,8 +306,10 @@ mod tests {
             ))
             .expect("a batch")
         };
-        assert_eq!(batch("in_progress").polled(), Polled::Running { status: "in_progress".to_owned() });
-        assert_eq!(batch("canceling").polled(), Polled::Running { status: "canceling".to_owned() });
+        for status in ["in_progress", "canceling"] {
+            let running = Polled::Running { status: status.to_owned(), input_ref: None };
+            assert_eq!(batch(status).polled(), running);
+        }
         assert!(matches!(batch("ended").polled(), Polled::Ended { end: End::Completed { answered: Some(4) }, .. }));
         assert_eq!(batch("ended").listed("h").expect("listed").requests, Some(6));
     }

@@ -315,7 +315,7 @@ impl Batch {
             "expired" => End::Expired,
             "cancelled" => End::Cancelled,
             "failed" => failure(self.errors),
-            _ => return Polled::Running { status },
+            _ => return Polled::Running { status, input_ref: self.input_file_id },
         };
         Polled::Ended { status, end, output_ref: self.output_file_id, error_ref: self.error_file_id }
     }
@@ -400,8 +400,9 @@ mod tests {
     fn statuses_lead_where_the_protocol_says() {
         let polled = |rest: &str| batch(&format!(r#"{{"id":"b","created_at":1,{rest}}}"#)).polled();
         for status in ["validating", "in_progress", "finalizing", "cancelling", "VALIDATING"] {
-            let rest = format!(r#""status":"{status}""#);
-            assert_eq!(polled(&rest), Polled::Running { status: status.to_ascii_lowercase() });
+            let rest = format!(r#""status":"{status}","input_file_id":"f""#);
+            let (status, input_ref) = (status.to_ascii_lowercase(), Some("f".to_owned()));
+            assert_eq!(polled(&rest), Polled::Running { status, input_ref });
         }
         let Polled::Ended { end, output_ref, error_ref, .. } = polled(
             r#""status":"completed","output_file_id":null,"error_file_id":"f","request_counts":{"total":3,"completed":0,"failed":3}"#,

@@ -15,6 +15,7 @@ use actors::provider::result_line::{Form, Outcome, ResultLine};
 use actors::provider::{End, Polled, Provider};
 use serde_json::json;
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use storage::model::{BatchId, Ceilings, JobState, LiveRules, RunId, Source};
@@ -23,11 +24,13 @@ use storage::store::{Import, JobRow, NewJob, Store};
 /// Waiting runs looked at in one go.
 const PAGE: i64 = 5_000;
 const ID_CHARS: usize = 256;
+/// A list of ids is no longer than this.
+const IDS_BYTES: u64 = 4 << 20;
 
 const COLUMNS: &[Column] = &[
     Column::new("PROVIDER BATCH", Room::Whole),
     Column::new("IS", Room::Whole),
-    Column::new("ANSWERED", Room::Whole),
+    Column::new("REQUESTS", Room::Whole),
     Column::new("TAKEN", Room::Whole),
     Column::new("BATCH", Room::Whole),
 ];
@@ -49,15 +52,15 @@ enum Fate {
 struct Told {
     id: String,
     fate: Fate,
-    /// Requests that it has an answer for.
-    answered: usize,
+    /// Requests that it has an answer for, or will have.
+    requests: usize,
     /// Those of them that are taken for lines of the file.
     taken: usize,
 }
 
 impl Told {
     fn new(id: &str, fate: Fate) -> Told {
-        Told { id: id.to_owned(), fate, answered: 0, taken: 0 }
+        Told { id: id.to_owned(), fate, requests: 0, taken: 0 }
     }
 
     fn is_good(&self) -> bool {
@@ -75,9 +78,9 @@ impl Told {
         };
         let number = |count: usize| Cell::text(count.to_string());
         let cells =
-            vec![Cell::text(&self.id), Cell::text(word), number(self.answered), number(self.taken), Cell::maybe(batch)];
+            vec![Cell::text(&self.id), Cell::text(word), number(self.requests), number(self.taken), Cell::maybe(batch)];
         let json = json!({
-            "provider_batch_id": self.id, "fate": word.replace(' ', "_"), "answered": self.answered,
+            "provider_batch_id": self.id, "fate": word.replace(' ', "_"), "requests": self.requests,
             "taken": self.taken, "batch_id": batch,
         });
         Row { cells, json }
@@ -104,27 +107,30 @@ async fn import(
     }
     let chosen = providers::connect(&choice, common, config)?;
     let client = chosen.client.clone();
-    let (mut told, mut ended) = (Vec::new(), Vec::new());
+    let (mut told, mut found) = (Vec::new(), Vec::new());
     for id in &ids {
         match client.poll(id).await.map_err(unreachable)? {
-            Polled::Running { .. } => told.push(Told::new(id, Fate::UnderWay)),
+            Polled::Running { input_ref: Some(input), status } => {
+                found.push(Found { id: id.clone(), status, names: Names::Asked(input) });
+            }
+            Polled::Running { input_ref: None, .. } => told.push(Told::new(id, Fate::UnderWay)),
             Polled::Gone => told.push(Told::new(id, Fate::NotThere)),
             Polled::Ended { end, status, output_ref, error_ref } => {
                 let has_results = matches!(end, End::Completed { .. } | End::Expired | End::Cancelled);
                 let references = [output_ref, error_ref].into_iter().flatten().filter(|_| has_results).collect();
-                ended.push(Ended { id: id.clone(), status, references });
+                found.push(Found { id: id.clone(), status, names: Names::Answered(references) });
             }
         }
     }
     if dry_run {
-        for batch in &ended {
+        for batch in &found {
             told.push(batch.tried(&*client, &args.requests).await?);
         }
-    } else if !ended.is_empty() {
+    } else if !found.is_empty() {
         let store = session::open_store(common, config).await?;
         let wish = wish(args, &scanned, &chosen);
         let engine = Engine::new(store, runtime, prices, chosen, config, Ops::start(None)?);
-        let done = bind(args, &scanned, &wish, &engine, &*client, &ended).await;
+        let done = bind(args, &scanned, &wish, &engine, &*client, &found).await;
         engine.close().await;
         told.extend(done?);
     }
@@ -134,46 +140,80 @@ async fn import(
     let rows = told.iter().map(Told::row).collect();
     List { columns: COLUMNS, rows, next_after: None }.print(common.output, now)?;
     if told.iter().any(|told| told.fate == Fate::UnderWay) {
-        say!("what is under way has no results yet: import it again when it has ended, before its lines are bought");
+        say!("what is under way shows no requests yet: import it again when it has ended, before its lines are bought");
     }
     Ok(if good { Exit::Done } else { Exit::ItemsFailed })
 }
 
-/// A batch that has ended at its provider.
-struct Ended {
+/// A batch whose requests can be told.
+struct Found {
     id: String,
     status: String,
-    references: Vec<String>,
+    names: Names,
 }
 
-impl Ended {
-    /// The custom ids of what was carried out. What was not is bought by whoever needs it, as if it had never been sent.
-    async fn answered(&self, client: &dyn Provider) -> Result<HashSet<String>, Failure> {
-        let mut names = HashSet::new();
-        for reference in &self.references {
-            let mut lines = client.results(reference).await.map_err(unreachable)?;
-            while let Some(line) = lines.next_line().await.map_err(unreachable)? {
-                let line = String::from_utf8_lossy(&line);
-                let Ok(parsed) = ResultLine::parse(Form::of(client.protocol()), &line) else { continue };
-                if !matches!(parsed.outcome, Outcome::Expired | Outcome::Canceled) && !parsed.is_out_of_money() {
-                    names.insert(parsed.custom_id.into_owned());
+/// Where the custom ids of a batch stand.
+enum Names {
+    /// In its results, where it has ended. What was not carried out is bought by whoever needs it, as if it had never
+    /// been sent.
+    Answered(Vec<String>),
+    /// In its input, while it is under way.
+    Asked(String),
+}
+
+/// A line of an input file.
+#[derive(serde::Deserialize)]
+struct Asked {
+    custom_id: String,
+}
+
+impl Found {
+    async fn names(&self, client: &dyn Provider) -> Result<HashSet<String>, Failure> {
+        let form = Form::of(client.protocol());
+        match &self.names {
+            Names::Asked(input) => {
+                names_in(client, input, |line| Some(serde_json::from_str::<Asked>(line).ok()?.custom_id)).await
+            }
+            Names::Answered(references) => {
+                let mut names = HashSet::new();
+                for reference in references {
+                    names.extend(names_in(client, reference, |line| carried_out(form, line)).await?);
                 }
+                Ok(names)
             }
         }
-        Ok(names)
     }
 
     async fn tried(&self, client: &dyn Provider, requests_file: &Path) -> Result<Told, Failure> {
         let usage = |error: crate::input::InputError| Failure::usage(error.to_string());
-        let names = self.answered(client).await?;
+        let names = self.names(client).await?;
         let mut lines = requests(requests_file, &Limits::default()).map_err(usage)?;
         let mut taken = 0;
         while let Some(request) = lines.next_request().map_err(usage)? {
             taken += usize::from(names.contains(request.custom_id.as_ref()));
         }
         let fate = if taken > 0 { Fate::Importable } else { Fate::NothingFor };
-        Ok(Told { id: self.id.clone(), fate, answered: names.len(), taken })
+        Ok(Told { id: self.id.clone(), fate, requests: names.len(), taken })
     }
+}
+
+async fn names_in(
+    client: &dyn Provider,
+    reference: &str,
+    name_of: impl Fn(&str) -> Option<String>,
+) -> Result<HashSet<String>, Failure> {
+    let mut names = HashSet::new();
+    let mut lines = client.results(reference).await.map_err(unreachable)?;
+    while let Some(line) = lines.next_line().await.map_err(unreachable)? {
+        names.extend(name_of(&String::from_utf8_lossy(&line)));
+    }
+    Ok(names)
+}
+
+fn carried_out(form: Form, line: &str) -> Option<String> {
+    let parsed = ResultLine::parse(form, line).ok()?;
+    let was = !matches!(parsed.outcome, Outcome::Expired | Outcome::Canceled) && !parsed.is_out_of_money();
+    was.then(|| parsed.custom_id.into_owned())
 }
 
 async fn bind(
@@ -182,26 +222,26 @@ async fn bind(
     wish: &Wish,
     engine: &Engine,
     client: &dyn Provider,
-    ended: &[Ended],
+    found: &[Found],
 ) -> Result<Vec<Told>, Failure> {
     let store = engine.store();
     let job = job_of(args, scanned, wish, engine).await?;
-    let mut told = Vec::with_capacity(ended.len());
-    for batch in ended {
+    let mut told = Vec::with_capacity(found.len());
+    for batch in found {
         let owners = store.owners_of_provider_id(&wish.account, &batch.id).await?;
         if let Some(owner) = owners.into_iter().next() {
             told.push(Told::new(&batch.id, Fate::Known(owner.batch_id)));
             continue;
         }
-        let names = batch.answered(client).await?;
+        let names = batch.names(client).await?;
         let runs = waiting_among(store, &job.pool, &names).await?;
         let mut fate = Fate::NothingFor;
         if !runs.is_empty() {
             let id = bind_one(engine, &job, batch, &runs).await?;
-            say!("{} is batch {id}: it answers {} lines of the file", batch.id, runs.len());
+            say!("{} is batch {id}: it is for {} lines of the file", batch.id, runs.len());
             fate = Fate::Imported(id.to_string());
         }
-        told.push(Told { id: batch.id.clone(), fate, answered: names.len(), taken: runs.len() });
+        told.push(Told { id: batch.id.clone(), fate, requests: names.len(), taken: runs.len() });
     }
     if told.iter().any(|told| matches!(told.fate, Fate::Imported(_))) {
         say!("`tidegate process {}` collects them, and sends what is left", args.requests.display());
@@ -209,7 +249,7 @@ async fn bind(
     Ok(told)
 }
 
-async fn bind_one(engine: &Engine, job: &JobRow, batch: &Ended, runs: &[RunId]) -> Result<BatchId, Failure> {
+async fn bind_one(engine: &Engine, job: &JobRow, batch: &Found, runs: &[RunId]) -> Result<BatchId, Failure> {
     let (id, wire_key) = engine.mint_batch();
     let import = Import {
         job: &job.id,
@@ -292,7 +332,13 @@ fn wish(args: &ImportBatchesArgs, scanned: &Scan, chosen: &providers::Chosen) ->
 /// One id a line; blank lines and those that begin with `#` say nothing, and one that is named twice counts once.
 fn ids_of(path: &Path) -> Result<Vec<String>, Failure> {
     let cannot = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(cannot)?;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(cannot)?;
+    let read = file.take(IDS_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
+    if read as u64 > IDS_BYTES {
+        let what = format!("{} is larger than {IDS_BYTES} bytes: that is no list of batches", path.display());
+        return Err(Failure::usage(what));
+    }
     let mut ids: Vec<String> = Vec::new();
     for (line, id) in text.lines().enumerate().map(|(index, line)| (index + 1, line.trim())) {
         if id.is_empty() || id.starts_with('#') {

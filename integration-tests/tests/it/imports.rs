@@ -76,7 +76,7 @@ impl Elsewhere {
 fn told(ended: &Ended) -> Vec<(String, i64, i64)> {
     let of = |row: &Value| {
         let number = |name: &str| row[name].as_i64().expect("a number");
-        (row["fate"].as_str().expect("a word").to_owned(), number("answered"), number("taken"))
+        (row["fate"].as_str().expect("a word").to_owned(), number("requests"), number("taken"))
     };
     ended.summary()["data"].as_array().expect("a list").iter().map(of).collect()
 }
@@ -135,8 +135,23 @@ fn batches_bought_elsewhere_are_imported_and_not_bought_again_on_postgres() {
 }
 
 #[test]
-fn a_batch_that_is_under_way_waits_and_nothing_is_stored() {
+fn a_batch_that_is_under_way_is_waited_for_where_its_requests_can_be_told() {
     let elsewhere = Elsewhere::new(Database::Sqlite, Protocol::OpenAi);
+    elsewhere.case.account.faults(&json!({"latency_ms": 3_000}));
+    let id = elsewhere.bought(0..6);
+    let ended = elsewhere.import(&[&id], &[], None);
+    assert!(!elsewhere.case.account.has_ended(Protocol::OpenAi, &id), "this test is of one that is under way");
+    assert_eq!((ended.code, told(&ended)), (Some(0), vec![fate("imported", 7, 6)]), "{ended:?}");
+    let ran = elsewhere.case.run_with(&["--max-batch-requests", "50"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    elsewhere.all_answered();
+    let sizes: Vec<u64> = elsewhere.case.account.ledger().batches.iter().map(|batch| batch.requests).collect();
+    assert_eq!(sizes, [7, 6], "what is under way is not bought again");
+}
+
+#[test]
+fn a_batch_that_is_under_way_and_shows_nothing_waits_and_nothing_is_stored() {
+    let elsewhere = Elsewhere::new(Database::Sqlite, Protocol::Anthropic);
     elsewhere.case.account.faults(&json!({"latency_ms": 3_600_000}));
     let id = elsewhere.bought(0..6);
     let ended = elsewhere.import(&[&id], &[], None);
