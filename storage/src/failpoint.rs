@@ -127,6 +127,9 @@ failpoints! {
         ExpireOpen = "expire.open",
         KeysOpen = "keys.open",
         RetentionOpen = "retention.open",
+        RetentionSessionsOpen = "retention.sessions_open",
+        RetentionJobOpen = "retention.job_open",
+        RetentionJobStored = "retention.job_stored",
     }
 }
 

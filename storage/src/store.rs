@@ -46,6 +46,7 @@ mod task_jobs;
 mod sessions;
 mod session_sweep;
 mod sweeps;
+mod retention;
 
 pub use accept::{Accepted, Idempotency, NewRecord};
 pub use batches::{BatchFilter, BatchRow};

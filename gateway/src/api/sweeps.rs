@@ -36,7 +36,7 @@ pub async fn run(api: web::Data<Api>, caller: Caller, kind: web::Path<String>) -
     caller.needs(Scope::Admin)?;
     let kind = Kind::from_word(&kind).ok_or_else(|| Problem::not_found("kind of sweep"))?;
     if kind == Kind::Retention && api.parts.settings.keep_runs.is_none() {
-        return Err(Problem::new(Code::Conflict, "ended runs are kept for ever: `sweeps.keep_runs_days` is 0"));
+        return Err(Problem::new(Code::Conflict, "what has ended is kept for ever: `sweeps.keep_runs_days` is 0"));
     }
     let parts = api.parts.clone();
     let swept = api
