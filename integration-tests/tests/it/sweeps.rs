@@ -125,11 +125,11 @@ fn sweeps_are_bounded_however_many_runs_there_are_on_postgres() {
     bounded_on(Database::Postgres);
 }
 
-/// What a job of a task leaves that ended long ago and carried out so many runs; one that ended today, one that was read
-/// from a file, and two sessions of which one was closed long ago.
+/// What a job of a task leaves that ended long ago and carried out so many runs; one that ended today, one that was
+/// read from a file, and two sessions of which one was closed long ago.
 fn fill_with_jobs(server: &Server, runs: usize) {
     let now = now_ms();
-    let n = format!("FROM generate_series(0, {} - 1) AS n", runs);
+    let n = format!("FROM generate_series(0, {runs} - 1) AS n");
     server.execute(&format!(
         "INSERT INTO jobs (id, env, pool, source, state, label, input_sha256, scope, ceilings, expected, round,
             created_at, finished_at, task)
@@ -149,8 +149,8 @@ fn fill_with_jobs(server: &Server, runs: usize) {
         INSERT INTO run_results SELECT 'run_x' || n, 1, '' {n};
         INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at, settled_at)
         SELECT 'run_x' || n, 1, 'failed', 'bat_old', n, 'missing', 1, 2000 {n};
-        INSERT INTO sessions SELECT id, 'default/dev', 't', '{{}}', '{{}}', 'closed', 'aborted', 1, 'p', 0, NULL, NULL, NULL,
-            0, 0, 1, 1, 1, 1, at, NULL FROM (VALUES ('ses_old', 2000), ('ses_young', {now})) AS s (id, at);
+        INSERT INTO sessions SELECT id, 'default/dev', 't', '{{}}', '{{}}', 'closed', 'aborted', 1, 'p', 0, NULL, NULL,
+            NULL, 0, 0, 1, 1, 1, 1, at, NULL FROM (VALUES ('ses_old', 2000), ('ses_young', {now})) AS s (id, at);
         INSERT INTO session_events SELECT id, 1, 1, 'closed', 1, 'p', '{{}}' FROM sessions"
     ));
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use storage::model::{BatchEvent, BatchState, JobEvent, JobState, batch, job};
 
 /// A question whose answer must be no row at all.
-/// `{is_cleared}` stands for a served job that the retention is about to clear away: it has no rounds any more, and some
-/// of what it had may be gone.
+/// `{is_cleared}` stands for a served job that the retention is about to clear away: it has no rounds any more, and
+/// some of what it had may be gone.
 const NEVER: &[(&str, &str)] = &[
     (
         "a session's row is what its last event says (30), and its events have no gap",

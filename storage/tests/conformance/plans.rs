@@ -178,17 +178,17 @@ only_on! { Postgres:
         const TABLES: &str = "sessions, jobs, job_rounds, runs, batches, attempts, pools";
         let n = format!("FROM generate_series(1, {ROWS}) AS n");
         for rows in [
-            format!("INSERT INTO sessions SELECT 'ses' || n, 'e', 't', '', '', 'closed', 'aborted', 1, 'p', 0, NULL, NULL,
-                NULL, 0, 0, 1, 1, 1, 1, n, NULL {n}"),
+            format!("INSERT INTO sessions SELECT 'ses' || n, 'e', 't', '', '', 'closed', 'aborted', 1, 'p', 0, NULL,
+                NULL, NULL, 0, 0, 1, 1, 1, 1, n, NULL {n}"),
             format!("INSERT INTO jobs (id, env, pool, source, state, label, input_sha256, scope, ceilings, expected,
-                created_at, finished_at, task) SELECT 'job' || n, 'e', 'job' || n, 'daemon', 'cancelled', '', '', '', '', 1,
-                n, n, 't' {n}"),
+                created_at, finished_at, task) SELECT 'job' || n, 'e', 'job' || n, 'daemon', 'cancelled', '', '', '',
+                '', 1, n, n, 't' {n}"),
             format!("INSERT INTO job_rounds SELECT 'job' || n / 10000, n, 1, 1, 1, 1, 1, 1 {n}"),
             format!("INSERT INTO pools (name, env) SELECT 'job' || n, 'e' {n}"),
-            format!("INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at, finished_at)
-                SELECT 'run' || n, 'job' || n / 10000, n, '', '', 'failed', 1, 1, 1, 1 {n}"),
-            format!("INSERT INTO batches (id, env, pool, job_id, source, round, provider, account, pack, state, wire_key,
-                manifest, requests, body_bytes, price_version, created_at, finished_at) SELECT 'bat' || n, 'e',
+            format!("INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at,
+                finished_at) SELECT 'run' || n, 'job' || n / 10000, n, '', '', 'failed', 1, 1, 1, 1 {n}"),
+            format!("INSERT INTO batches (id, env, pool, job_id, source, round, provider, account, pack, state,
+                wire_key, manifest, requests, body_bytes, price_version, created_at, finished_at) SELECT 'bat' || n, 'e',
                 'job' || n / 10000, 'job', 'daemon', 1, 'p', 'a', '', 'abandoned', n, '', 1, 1, '', 1, n {n}"),
             format!("INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at, settled_at)
                 SELECT 'run' || n, 1, 'failed', 'bat' || n / 10000, n, 'missing', 1, 1 {n}"),
