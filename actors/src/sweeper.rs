@@ -52,7 +52,7 @@ pub enum Kind {
     FaultyRuns,
     /// Output of runs that are no more.
     Output,
-    /// Ended runs that are older than anybody wants to keep.
+    /// Ended runs, closed sessions and ended jobs that are older than anybody wants to keep.
     Retention,
 }
 
@@ -123,6 +123,8 @@ impl Kind {
 const KEYS: i64 = 2_000;
 /// Runs that the retention walks over in one pass.
 const WALKED: i64 = 2_000;
+/// Rows that it deletes of sessions, and of jobs, in one pass.
+const CLEARED: i64 = 1_000;
 
 /// What one pass found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -133,6 +135,7 @@ pub struct SweepReport {
     pub runs_taken_back: u64,
     pub runs_expired: u64,
     pub sessions_closed: u64,
+    /// With sessions and jobs.
     pub runs_deleted: u64,
     pub runs_mended: u64,
     pub outputs_dropped: u64,
@@ -289,7 +292,7 @@ pub async fn sweep_kind(
         (Kind::FaultyRuns | Kind::Output, Some(runs)) => repair::walk_on(kind, runs).await?,
         (Kind::Keys, _) => store.drop_expired_keys(store.now(), KEYS).await?,
         (Kind::Retention, _) => match parts.settings.keep_runs {
-            Some(span) => store.retain_runs(store.now() - span, WALKED, store.now()).await?.deleted,
+            Some(span) => retain(parts, span).await?,
             None => 0,
         },
     };
@@ -299,6 +302,15 @@ pub async fn sweep_kind(
     metrics::gauge!(SWEEP_LAST_SUCCESS, "kind" => kind.word()).set(store.now().millis() as f64 / 1_000.0);
     let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
     Ok(SweepDone { kind: kind.word(), took_ms, found: i64::try_from(found).unwrap_or(i64::MAX) })
+}
+
+/// Runs first: sessions and jobs go when no run is left of them.
+async fn retain(parts: &Parts, span: Duration) -> Result<u64, storage::StoreError> {
+    let (store, now) = (&parts.store, parts.store.now());
+    let runs = store.retain_runs(now - span, WALKED, now).await?;
+    let sessions = store.retain_sessions(now - span, CLEARED).await?;
+    let jobs = store.retain_jobs(now - span, CLEARED, now).await?;
+    Ok(runs.deleted + sessions.deleted + jobs.deleted)
 }
 
 /// Whether this node does a kind for all. A command that works on its own job does it for itself.

@@ -3,6 +3,7 @@
 pub mod answer;
 mod results;
 pub mod view;
+mod watch;
 
 use crate::cli::{BatchesCommand, Common, Output};
 use crate::config::Config;
@@ -24,6 +25,10 @@ pub fn run(command: &BatchesCommand, common: &Common, config: &Config) -> Result
             whole(store, &existing(store, id).await?).await?.print(output, store.now())?;
             Ok(Exit::Done)
         }),
+        BatchesCommand::Watch { id } => {
+            let lease = session::lease(config);
+            with_store(common, config, async |store| watch::watch(store, id, lease, output).await)
+        }
         BatchesCommand::Results { id } => with_store(common, config, async |store| {
             let row = existing(store, id).await?;
             results::stream(store, &row.id, output).await

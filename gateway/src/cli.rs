@@ -253,6 +253,8 @@ pub enum BatchesCommand {
     },
     /// One batch with its events
     Get { id: String },
+    /// Follow what happens to a batch, to its end; 0 if it is collected, 8 if it is abandoned
+    Watch { id: String },
     /// Say that a batch of unknown fate is this one at the provider
     Adopt {
         id: String,

@@ -131,6 +131,9 @@ failpoints! {
         RetentionOpen = "retention.open",
         MendOpen = "mend.open",
         DropOutputOpen = "drop_output.open",
+        RetentionSessionsOpen = "retention.sessions_open",
+        RetentionJobOpen = "retention.job_open",
+        RetentionJobStored = "retention.job_stored",
     }
     Imports {
         ImportBatchOpen = "import.batch_open",

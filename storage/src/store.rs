@@ -47,6 +47,7 @@ mod task_jobs;
 mod sessions;
 mod session_sweep;
 mod sweeps;
+mod retention;
 mod repair;
 mod due;
 

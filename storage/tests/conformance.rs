@@ -104,6 +104,8 @@ mod reading;
 mod reconcile;
 #[path = "conformance/records.rs"]
 mod records;
+#[path = "conformance/retention.rs"]
+mod retention;
 #[path = "conformance/rounds.rs"]
 mod rounds;
 #[path = "conformance/schema.rs"]

@@ -92,7 +92,7 @@ fn may(api: &Api, kind: Kind, dry_run: bool) -> Result<(), Problem> {
         ));
     }
     if kind == Kind::Retention && settings.keep_runs.is_none() {
-        return Err(Problem::new(Code::Conflict, "ended runs are kept for ever: `sweeps.keep_runs_days` is 0"));
+        return Err(Problem::new(Code::Conflict, "what has ended is kept for ever: `sweeps.keep_runs_days` is 0"));
     }
     if kind.mends() && !settings.repair_enabled && !dry_run {
         return Err(Problem::new(Code::Conflict, "repairs are switched off: `sweeps.repair_enabled` is false"));

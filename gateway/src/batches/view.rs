@@ -31,6 +31,9 @@ const EVENTS: &[Column] = &[
 const STRAYS: &[Column] =
     &[Column::new("STRAY", Room::Whole), Column::new("STATE", Room::Whole), Column::new("REQUESTS", Room::Whole)];
 
+/// When, under which epoch, what, and what was told with it.
+pub type Event = (i64, i64, String, String);
+
 /// What the batch cost, once that is computed: when all its requests are settled, and each of known price.
 pub fn spent(row: &BatchRow, priced: bool) -> Option<Money> {
     match row.state {
@@ -60,7 +63,7 @@ pub fn row(row: &BatchRow, priced: bool) -> Row {
 }
 
 /// The batch with its events and the duplicates that were found of it.
-pub fn whole(row: &BatchRow, priced: bool, events: &[(i64, i64, String, String)], strays: &[Stray]) -> Record {
+pub fn whole(row: &BatchRow, priced: bool, events: &[Event], strays: &[Stray]) -> Record {
     let mut object = object(row, priced);
     object["events"] = events.iter().map(json_event).collect();
     object["strays"] = strays
@@ -69,10 +72,7 @@ pub fn whole(row: &BatchRow, priced: bool, events: &[(i64, i64, String, String)]
             json!({ "provider_batch_id": stray.provider_batch_id, "state": stray.state, "requests": stray.requests })
         })
         .collect();
-    let events = events.iter().map(|(at, epoch, event, data)| {
-        let data = if data == "{}" { Cell::Absent } else { Cell::text(data) };
-        vec![Cell::Time(Some(Timestamp::from_millis(*at))), Cell::text(event), Cell::Number(*epoch), data]
-    });
+    let events = events.iter().map(|event| event_cells(event).to_vec());
     let strays = strays.iter().map(|stray| {
         vec![Cell::text(&stray.provider_batch_id), Cell::text(&stray.state), Cell::Number(stray.requests)]
     });
@@ -137,13 +137,7 @@ pub fn object(row: &BatchRow, priced: bool) -> Value {
         "account": row.account,
         "url": url(row),
         "model": model_of_pack(&row.pack),
-        "requests": {
-            "total": row.requests,
-            "succeeded": row.succeeded,
-            "errored": row.errored,
-            "uncounted": row.uncounted,
-            "open": open(row),
-        },
+        "requests": counts(row),
         "spend_usd": spent(row, priced).map(|spent| spent.to_string()),
         "reserved_usd": row.reserved.to_string(),
         "provider_batch_id": row.provider_batch_id,
@@ -164,7 +158,22 @@ pub fn object(row: &BatchRow, priced: bool) -> Value {
     })
 }
 
-fn json_event((at, epoch, event, data): &(i64, i64, String, String)) -> Value {
+pub fn counts(row: &BatchRow) -> Value {
+    json!({
+        "total": row.requests,
+        "succeeded": row.succeeded,
+        "errored": row.errored,
+        "uncounted": row.uncounted,
+        "open": open(row),
+    })
+}
+
+pub fn event_cells((at, epoch, event, data): &Event) -> [Cell; 4] {
+    let data = if data == "{}" { Cell::Absent } else { Cell::text(data) };
+    [Cell::Time(Some(Timestamp::from_millis(*at))), Cell::text(event), Cell::Number(*epoch), data]
+}
+
+pub fn json_event((at, epoch, event, data): &Event) -> Value {
     // Data that is not JSON would be our own error; it is shown as it stands.
     let data = serde_json::from_str(data).unwrap_or_else(|_| Value::from(data.as_str()));
     json!({ "at": Timestamp::from_millis(*at).to_string(), "epoch": epoch, "event": event, "data": data })
@@ -174,7 +183,7 @@ fn url(row: &BatchRow) -> &str {
     row.pack.split_once(' ').map_or("", |(url, _)| url)
 }
 
-fn open(row: &BatchRow) -> i64 {
+pub fn open(row: &BatchRow) -> i64 {
     row.requests - row.succeeded - row.errored - row.uncounted
 }
 
@@ -184,13 +193,13 @@ fn next_look(row: &BatchRow) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::cli::Output;
     use crate::output::Style;
     use storage::model::{BatchId, Epoch, JobId, Mode, Source};
 
-    fn batch(state: BatchState) -> BatchRow {
+    pub fn batch(state: BatchState) -> BatchRow {
         let at = Timestamp::from_millis(1_000);
         BatchRow {
             id: BatchId::from_text("bat_1"),

@@ -16,7 +16,7 @@ pub struct SweepsConfig {
     pub repair_enabled: bool,
     /// Whether sessions go on by themselves with a new driver (`TIDEGATE_RESUME_ENABLED`).
     pub resume_enabled: bool,
-    /// How long ended runs are kept with all that they left; 0 for ever.
+    /// How long ended runs are kept with all that they left, closed sessions, and served jobs that are over; 0 for ever.
     pub keep_runs_days: f64,
 }
 

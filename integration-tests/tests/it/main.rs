@@ -9,6 +9,7 @@ mod actor_kill;
 mod retries_and_ceilings;
 mod owners;
 mod duplicates;
+mod watched;
 mod secrets;
 mod rows;
 mod rows_000;

@@ -125,6 +125,36 @@ fn sweeps_are_bounded_however_many_runs_there_are_on_postgres() {
     bounded_on(Database::Postgres);
 }
 
+/// What a job of a task leaves that ended long ago and carried out so many runs; one that ended today, one that was
+/// read from a file, and two sessions of which one was closed long ago.
+fn fill_with_jobs(server: &Server, runs: usize) {
+    let now = now_ms();
+    let n = format!("FROM generate_series(0, {runs} - 1) AS n");
+    server.execute(&format!(
+        "INSERT INTO jobs (id, env, pool, source, state, label, input_sha256, scope, ceilings, expected, round,
+            created_at, finished_at, task)
+        SELECT id, 'default/dev', id, 'backfill', 'cancelled', '', '', '{{}}', '{{}}', 0, 1, 1, at, task FROM (VALUES
+            ('job_old', 2000, 't'), ('job_young', {now}, 't'), ('job_file', 2000, NULL)) AS j (id, at, task);
+        INSERT INTO job_events (job_id, at, epoch, event, data) SELECT id, 1, 1, 'created', '{{}}' FROM jobs;
+        INSERT INTO pools (name, env, total, failed) VALUES ('job_old', 'default/dev', {runs}, {runs});
+        INSERT INTO job_rounds VALUES ('job_old', 1, {runs}, 0, 0, {runs}, 1, 1);
+        INSERT INTO batches (id, env, pool, job_id, source, round, provider, account, pack, state, wire_key, manifest,
+            requests, body_bytes, price_version, created_at, finished_at)
+        VALUES ('bat_old', 'default/dev', 'job_old', 'job_old', 'backfill', 1, 'p', 'a', '', 'abandoned', 'k', '',
+            {runs}, 1, '', 1, 2000);
+        INSERT INTO batch_events (batch_id, at, epoch, event, data) VALUES ('bat_old', 1, 1, 'planned', '{{}}');
+        INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at, finished_at)
+        SELECT 'run_x' || n, 'job_old', n, '', '', 'failed', 1, 1, 1, 2000 {n};
+        INSERT INTO run_bodies SELECT 'run_x' || n, '' {n};
+        INSERT INTO run_results SELECT 'run_x' || n, 1, '' {n};
+        INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at, settled_at)
+        SELECT 'run_x' || n, 1, 'failed', 'bat_old', n, 'missing', 1, 2000 {n};
+        INSERT INTO sessions SELECT id, 'default/dev', 't', '{{}}', '{{}}', 'closed', 'aborted', 1, 'p', 0, NULL, NULL,
+            NULL, 0, 0, 1, 1, 1, 1, at, NULL FROM (VALUES ('ses_old', 2000), ('ses_young', {now})) AS s (id, at);
+        INSERT INTO session_events SELECT id, 1, 1, 'closed', 1, 'p', '{{}}' FROM sessions"
+    ));
+}
+
 /// What there is for every kind of sweep to do, each once.
 fn left_behind(server: &mut Server) {
     let run = server.client().run(&json!({"task": "later", "ttl_seconds": 1}));
@@ -132,7 +162,17 @@ fn left_behind(server: &mut Server) {
     let expires = server.number(&format!("SELECT expires_at FROM ready WHERE run_id = '{run}'"));
     server.stop();
     fill(server, Database::Postgres, 5_000, 3_000);
+    fill_with_jobs(server, 1_500);
     server.execute("UPDATE idempotency SET expires_at = 1");
+    server.execute(
+        "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key, source,
+            max_attempts, max_duration_ms, accepted_at, not_before)
+        VALUES ('run_torn', 'default/dev', 'later', 'later', 0, 'null', '[]', '{}', '', 'backfill', 3, 0, 1000, 0)",
+    );
+    server.execute(
+        "INSERT INTO output_chunks (run_id, epoch, stream, seq, at, bytes, data)
+        VALUES ('run_gone', 1, 'stdout', 0, 1, 2, 'ab')",
+    );
     server.execute(
         "INSERT INTO nodes (id, host, pid, state, started_at, lease_until, level) VALUES ('node_dead', 'h', 1, 'live', 1, 1, 1)",
     );
@@ -154,8 +194,25 @@ fn killed_at(point: Failpoint) {
         ("SELECT COUNT(*) FROM nodes WHERE id = 'node_dead' AND state = 'gone'", 1),
         ("SELECT COUNT(*) FROM run_records WHERE state = 'expired'", 1),
         ("SELECT COUNT(*) FROM unsuccessful WHERE state = 'expired'", 1),
-        ("SELECT COUNT(*) FROM ready", 1),
-        ("SELECT COUNT(*) FROM run_records", 2_002),
+        ("SELECT COUNT(*) FROM ready WHERE run_id = 'run_torn' AND attempts = 1", 1),
+        ("SELECT COUNT(*) FROM ready", 2),
+        ("SELECT COUNT(*) FROM leases", 0),
+        ("SELECT COUNT(*) FROM output_chunks", 0),
+        ("SELECT COUNT(*) FROM run_records", 2_003),
+        ("SELECT COUNT(*) FROM sessions WHERE id = 'ses_old'", 0),
+        ("SELECT COUNT(*) FROM sessions", 1),
+        ("SELECT COUNT(*) FROM session_events", 1),
+        ("SELECT COUNT(*) FROM jobs WHERE id = 'job_old'", 0),
+        ("SELECT COUNT(*) FROM jobs", 2),
+        ("SELECT COUNT(*) FROM job_events", 2),
+        ("SELECT COUNT(*) FROM job_rounds", 0),
+        ("SELECT COUNT(*) FROM pools", 0),
+        ("SELECT COUNT(*) FROM runs", 0),
+        ("SELECT COUNT(*) FROM run_bodies", 0),
+        ("SELECT COUNT(*) FROM run_results", 0),
+        ("SELECT COUNT(*) FROM batches", 0),
+        ("SELECT COUNT(*) FROM batch_events", 0),
+        ("SELECT COUNT(*) FROM attempts WHERE run_id <> 'run_torn'", 0),
     ];
     for (question, answer) in left {
         eventually(&format!("killed at {}: {question} is {answer}", point.name()), || {
@@ -168,7 +225,7 @@ fn killed_at(point: Failpoint) {
 #[test]
 fn sweeps_killed_at_every_place_do_their_work_once() {
     let places: Vec<_> = Failpoint::ALL.iter().filter(|point| point.passed_by() == PassedBy::Sweeps).collect();
-    assert!(places.len() >= 4, "{places:?}");
+    assert!(places.len() >= 9, "{places:?}");
     std::thread::scope(|scope| {
         let cases: Vec<_> = places.iter().map(|point| (point, scope.spawn(|| killed_at(**point)))).collect();
         let failed: Vec<_> = cases.into_iter().filter_map(|(point, case)| case.join().err().map(|_| point)).collect();

@@ -57,6 +57,10 @@ macro_rules! state_machine {
             pub const fn word(self) -> &'static str {
                 match self { $($event::$happening => $name),+ }
             }
+
+            pub fn from_word(word: &str) -> Option<$event> {
+                match word { $($name => Some($event::$happening),)+ _ => None }
+            }
         }
 
         impl std::fmt::Display for $state {

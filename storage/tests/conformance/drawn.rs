@@ -12,7 +12,7 @@ use storage::store::{
 
 const TASK: &str = "summarise";
 
-fn draw() -> Draw {
+pub fn draw() -> Draw {
     Draw {
         task: TASK.to_owned(),
         since_ms: None,
@@ -32,7 +32,7 @@ fn dress(_: &RunId, payload: &str) -> Result<Dressed, String> {
 }
 
 impl Fixture {
-    fn prompts(&self, count: i64) -> Vec<NewRecord> {
+    pub fn prompts(&self, count: i64) -> Vec<NewRecord> {
         let pull = |n| NewRecord { accepted_at: at(n), ..self.for_pull(TASK, ENV) };
         (0..count).map(pull).collect()
     }
@@ -50,7 +50,7 @@ impl Fixture {
     }
 
     /// A job that runs and is driven by this node.
-    async fn drawing(&self, source: Source, draw: &Draw) -> Driven {
+    pub async fn drawing(&self, source: Source, draw: &Draw) -> Driven {
         let job = self.made(source, draw).await;
         let epoch = self.take_job(&job.id, at(1)).await.unwrap().expect("nobody has it");
         let driven = Driven { id: job.id, epoch, pool: job.pool };
@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     /// Whose runs are drawn and whose first round is open.
-    async fn drawn(&self, records: &[NewRecord]) -> Driven {
+    pub async fn drawn(&self, records: &[NewRecord]) -> Driven {
         self.take_in(records).await;
         let job = self.drawing(Source::Backfill, &draw()).await;
         assert_eq!(self.draws(&job, &draw(), 99).await.unwrap().runs, records.len() as u64);

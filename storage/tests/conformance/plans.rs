@@ -38,6 +38,7 @@ const RECORDS: &str = include_str!("../../src/store/records.rs");
 const QUEUES: &str = include_str!("../../src/store/queues.rs");
 const SESSION_SWEEP: &str = include_str!("../../src/store/session_sweep.rs");
 const SWEEPS: &str = include_str!("../../src/store/sweeps.rs");
+const RETENTION: &str = include_str!("../../src/store/retention.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 const IMPORT: &str = include_str!("../../src/store/import.rs");
 const REPAIR: &str = include_str!("../../src/store/repair.rs");
@@ -89,8 +90,27 @@ const HOT: &[Hot] = &[
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
 ];
 
+/// Those by which the retention clears away.
+const CLEARING: &[Hot] = &[
+    both(RETENTION, "CLOSED", "1, 'ses', 100"),
+    both(RETENTION, "ENDED", "1, 'job', 100"),
+    both(RETENTION, "BUSY", "'pool', 9"),
+    both(RETENTION, "ROUNDS", "'job', 100"),
+    both(RETENTION, "DROP_ROUNDS", "'job', 9"),
+    both(RETENTION, "RUNS", "'pool', 100"),
+    both(RETENTION, "DROP_RUNS", "'pool', 9"),
+    both(RETENTION, "BATCH", "'pool'"),
+    both(RETENTION, "REQUESTS", "'bat', 100"),
+    both(RETENTION, "DROP_REQUESTS", "'bat', 9"),
+    both(RETENTION, "REMEMBER", "'bat', 9"),
+];
+
 /// Statements that are put together from values, as SQLite is given them.
 const BUILT_SQLITE: &[&str] = &[
+    "DELETE FROM sessions WHERE state = 'closed' AND moved_at < ? AND NOT EXISTS (SELECT 1 FROM run_records r
+        WHERE r.session_id = sessions.id) AND id IN (?, ?) RETURNING id",
+    "SELECT id FROM run_records WHERE env = ? AND id IN (?, ?)",
+    "SELECT id FROM runs WHERE pool <> ? AND id IN (?, ?)",
     "DELETE FROM leases WHERE run_id IN (?, ?, ?) AND (run_id, epoch) IN (VALUES (?, ?), (?, ?), (?, ?))",
     "WITH gone (run_id, env, epoch) AS (VALUES (?, ?, ?), (?, ?, ?)) UPDATE run_records SET epoch = gone.epoch FROM gone
         WHERE run_records.env = gone.env AND run_records.id = gone.run_id AND run_records.state = 'open'",
@@ -135,7 +155,7 @@ const SMALL: &[&str] =
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
         filled(&store).await;
-        let hot = HOT.iter().filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql(FILL_SQLITE)));
+        let hot = HOT.iter().chain(CLEARING).filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql(FILL_SQLITE)));
         let built = BUILT_SQLITE.iter().map(|sql| (*sql, (*sql).to_owned()));
         let succeed = [1, 2, 32, 500].map(|rows| ("succeed", succeed_sqlite(rows)));
         for (name, sql) in hot.chain(built).chain(succeed) {
@@ -158,23 +178,54 @@ only_on! { Postgres:
         let analyzed = "SELECT COUNT(*) FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid
             WHERE c.relname IN ('ready', 'buffer', 'leases', 'run_records')";
         assert_eq!(store.raw.number(analyzed).await, 0, "there are no statistics");
-        for mode in ["force_custom_plan", "force_generic_plan"] {
-            store.raw.exec(&format!("SET plan_cache_mode = {mode}")).await;
-            for hot in HOT {
-                let Some(binds) = hot.postgres else { continue };
-                store.raw.exec(&format!("PREPARE hot AS {}", hot.sql(FILL_POSTGRES))).await;
-                let call = if binds.is_empty() { String::new() } else { format!("({binds})") };
-                let plan = store.raw.rows(&format!("EXPLAIN EXECUTE hot{call}")).await;
-                store.raw.exec("DEALLOCATE hot").await;
-                let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
-                let plan = plan.join("\n");
-                println!("{mode}, {}:\n{plan}", hot.name);
-                assert!(!plan.contains("Seq Scan"), "{} walks over a table, {mode}:\n{plan}", hot.name);
-                let sorts = plan.contains("Sort") && !MAY_SORT.contains(&hot.name);
-                assert!(!sorts, "{} sorts, {mode}:\n{plan}", hot.name);
-                let counts = hot.name.starts_with("COUNT") || hot.name.starts_with("WAITING");
-                assert!(counts || !plan.contains("Aggregate"), "{} reads a whole range, {mode}:\n{plan}", hot.name);
-            }
+        look_into_indexes_only(&store, HOT).await;
+    }
+
+    async fn statements_of_postgres_that_clear_away_look_into_indexes_only(store: Fixture) {
+        const TABLES: &str = "sessions, jobs, job_rounds, runs, batches, attempts, pools";
+        let n = format!("FROM generate_series(1, {ROWS}) AS n");
+        for rows in [
+            format!("INSERT INTO sessions SELECT 'ses' || n, 'e', 't', '', '', 'closed', 'aborted', 1, 'p', 0, NULL,
+                NULL, NULL, 0, 0, 1, 1, 1, 1, n, NULL {n}"),
+            format!("INSERT INTO jobs (id, env, pool, source, state, label, input_sha256, scope, ceilings, expected,
+                created_at, finished_at, task) SELECT 'job' || n, 'e', 'job' || n, 'daemon', 'cancelled', '', '', '',
+                '', 1, n, n, 't' {n}"),
+            format!("INSERT INTO job_rounds SELECT 'job' || n / 10000, n, 1, 1, 1, 1, 1, 1 {n}"),
+            format!("INSERT INTO pools (name, env) SELECT 'job' || n, 'e' {n}"),
+            format!("INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at,
+                finished_at) SELECT 'run' || n, 'job' || n / 10000, n, '', '', 'failed', 1, 1, 1, 1 {n}"),
+            format!("INSERT INTO batches (id, env, pool, job_id, source, round, provider, account, pack, state,
+                wire_key, manifest, requests, body_bytes, price_version, created_at, finished_at) SELECT 'bat' || n, 'e',
+                'job' || n / 10000, 'job', 'daemon', 1, 'p', 'a', '', 'abandoned', n, '', 1, 1, '', 1, n {n}"),
+            format!("INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at, settled_at)
+                SELECT 'run' || n, 1, 'failed', 'bat' || n / 10000, n, 'missing', 1, 1 {n}"),
+        ] {
+            store.raw.exec(&rows).await;
+        }
+        // Few jobs have much. Nothing here fills and empties in seconds: the database knows how much there is.
+        store.raw.exec(&format!("ANALYZE {TABLES}")).await;
+        look_into_indexes_only(&store, CLEARING).await;
+        store.raw.exec(&format!("TRUNCATE {TABLES}")).await;
+    }
+}
+
+async fn look_into_indexes_only(store: &Fixture, statements: &[Hot]) {
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        store.raw.exec(&format!("SET plan_cache_mode = {mode}")).await;
+        for hot in statements {
+            let Some(binds) = hot.postgres else { continue };
+            store.raw.exec(&format!("PREPARE hot AS {}", hot.sql(FILL_POSTGRES))).await;
+            let call = if binds.is_empty() { String::new() } else { format!("({binds})") };
+            let plan = store.raw.rows(&format!("EXPLAIN EXECUTE hot{call}")).await;
+            store.raw.exec("DEALLOCATE hot").await;
+            let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+            let plan = plan.join("\n");
+            println!("{mode}, {}:\n{plan}", hot.name);
+            assert!(!plan.contains("Seq Scan"), "{} walks over a table, {mode}:\n{plan}", hot.name);
+            let sorts = plan.contains("Sort") && !MAY_SORT.contains(&hot.name);
+            assert!(!sorts, "{} sorts, {mode}:\n{plan}", hot.name);
+            let counts = hot.name.starts_with("COUNT") || hot.name.starts_with("WAITING");
+            assert!(counts || !plan.contains("Aggregate"), "{} reads a whole range, {mode}:\n{plan}", hot.name);
         }
     }
 }

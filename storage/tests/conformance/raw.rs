@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
-pub const TABLES: [&str; 32] = [
+pub const TABLES: [&str; 33] = [
     "api_keys",
     "attempts",
     "batch_events",
@@ -42,6 +42,7 @@ pub const TABLES: [&str; 32] = [
     "sessions",
     "store_secrets",
     "strays",
+    "sweep_places",
     "sweeps",
     "unsuccessful",
 ];

@@ -43,7 +43,7 @@ impl Fixture {
     }
 
     /// A session that was opened at `at(0)`.
-    async fn session_of(&self, driver: Option<&RunId>) -> SessionRow {
+    pub async fn session_of(&self, driver: Option<&RunId>) -> SessionRow {
         let new = self.new_session(driver);
         assert_eq!(self.open_session(&new, at(0)).await.unwrap(), SessionOpened::New);
         self.now_of(&new.id).await
@@ -53,7 +53,7 @@ impl Fixture {
         self.session(ENV, id).await.unwrap().expect("the session is there")
     }
 
-    async fn walks(&self, id: &SessionId, phase: &str, now: Timestamp) -> SessionChange {
+    pub async fn walks(&self, id: &SessionId, phase: &str, now: Timestamp) -> SessionChange {
         let decide = |row: &SessionRow| row.walk.to(&row.rules.graph, phase);
         self.change_session(ENV, id, "{}", now, decide).await.unwrap()
     }
@@ -63,11 +63,11 @@ impl Fixture {
         self.change_session(ENV, id, data, now, decide).await.unwrap()
     }
 
-    async fn closes(&self, id: &SessionId, closing: Closing, now: Timestamp) -> SessionChange {
+    pub async fn closes(&self, id: &SessionId, closing: Closing, now: Timestamp) -> SessionChange {
         self.change_session(ENV, id, "{}", now, |row| row.walk.close(closing)).await.unwrap()
     }
 
-    async fn reopens(&self, id: &SessionId, now: Timestamp) -> SessionChange {
+    pub async fn reopens(&self, id: &SessionId, now: Timestamp) -> SessionChange {
         self.change_session(ENV, id, "{}", now, |row| row.walk.reopen(&row.rules.graph)).await.unwrap()
     }
 
@@ -84,7 +84,7 @@ impl Fixture {
         is_now(self.walks(&row.id, "synthesis", at(2)).await)
     }
 
-    async fn child(&self, session: &SessionId) -> RunId {
+    pub async fn child(&self, session: &SessionId) -> RunId {
         self.sent(NewRecord { session_id: Some(session.to_string()), ..self.record(ENV) }).await
     }
 }

@@ -1,9 +1,9 @@
 //! SIGKILL of the server wherever it works on a session: the row stays the fold of its events, each happens once, and
 //! nothing of a closed session is left.
 
-use super::{REVIEW, server};
+use super::{REVIEW, go, open, server};
 use crate::survived::{ask, done};
-use harness::Database;
+use harness::{Database, Server, eventually};
 use serde_json::{Value, json};
 use storage::failpoint::{Failpoint, PassedBy};
 
@@ -67,10 +67,66 @@ fn killed_at(database: Database, point: Failpoint, nth: usize) {
     let first = client.read(&driver);
     assert_eq!((&first["status"], &first["outcome"]["code"]), (&json!("succeeded"), &json!("incomplete")), "{first}");
     server.stop();
+    is_whole(&server, point);
+}
+
+fn is_whole(server: &Server, point: Failpoint) {
     for never in NEVER {
         let found = server.rows(never);
         assert!(found.is_empty(), "killed at {}: {never}: {found:?}", point.name());
     }
+}
+
+/// The places that the completion of a round passes, and whether it is there when it dies at one (invariant 28).
+const COMPLETING: [(Failpoint, i64); 2] = [(Failpoint::SessionTold, 0), (Failpoint::SessionStored, 1)];
+
+/// Killed by the completion of its round and by nothing else, which is asked for again then, with another result.
+fn killed_completing(database: Database, (point, is_there): (Failpoint, i64)) {
+    let mut server = server(database).start();
+    let mut client = server.client();
+    let id = open(&mut client, &json!({"type": "review"}));
+    go(&mut client, &id, "reviews");
+    go(&mut client, &id, "synthesis");
+    server.stop();
+    server.change("TIDEGATE_FAILPOINT", point.name());
+    server.again();
+    let path = format!("/sessions/{id}/complete-round");
+    let wish = json!({"result": {"verdict": "first"}});
+    assert_eq!(ask(&mut server.client(), "POST", &path, Some(&wish)), None, "it dies before it answers");
+    eventually("it has died", || !server.is_running());
+    assert!(server.ends().was_killed());
+
+    let told = format!("SELECT COUNT(*) FROM session_events WHERE session_id = '{id}' AND event = 'completed'");
+    let row = format!(
+        "SELECT completed_round FROM sessions WHERE id = '{id}' AND (completed_at IS NULL) = (phase <> 'complete')"
+    );
+    assert_eq!((server.number(&told), server.number(&row)), (is_there, is_there), "killed at {}", point.name());
+    is_whole(&server, point);
+    server.unset("TIDEGATE_FAILPOINT");
+    server.again();
+    assert_eq!((server.number(&told), server.number(&row)), (is_there, is_there), "nobody completes it by himself");
+    let mut client = server.client();
+    let first = client.post(&path, &wish).is(200).json();
+    let other = client.post(&path, &json!({"result": {"verdict": "other"}})).is(200).json();
+    assert_eq!(first, other, "asked again, it is what it was");
+    assert_eq!((server.number(&told), server.number(&row)), (1, 1));
+    let closed = client.post(&format!("/sessions/{id}/close"), &json!({})).is(200).json();
+    assert_eq!((&closed["status"], &closed["outcome"]), (&json!("closed"), &json!("complete")));
+    let session = super::session(&mut client, &id);
+    assert_eq!(session["events"][3]["data"], json!({"verdict": "first"}), "{session}");
+    assert_eq!(super::events(&mut client, &id), ["opened", "moved", "moved", "completed", "closed"]);
+    server.stop();
+    is_whole(&server, point);
+}
+
+#[test]
+fn sessions_killed_while_a_round_is_completed_it_is_completed_once_and_with_its_event_on_sqlite() {
+    COMPLETING.into_iter().for_each(|place| killed_completing(Database::Sqlite, place));
+}
+
+#[test]
+fn sessions_killed_while_a_round_is_completed_it_is_completed_once_and_with_its_event_on_postgres() {
+    COMPLETING.into_iter().for_each(|place| killed_completing(Database::Postgres, place));
 }
 
 fn killed_at_every_place(database: Database) {
