@@ -5,7 +5,7 @@ use super::schemas::{maybe, strict, time};
 use serde_json::{Value, json};
 
 /// Fields that may be set when a run is made, and those that may be changed later.
-fn tags() -> Value {
+pub fn tags() -> Value {
     json!({
         "type": "array",
         "maxItems": 10,
@@ -14,7 +14,7 @@ fn tags() -> Value {
     })
 }
 
-fn priority() -> Value {
+pub fn priority() -> Value {
     json!({
         "type": "integer",
         "minimum": -86_400,
@@ -40,8 +40,15 @@ fn span(least: f64, most: f64, what: &str) -> Value {
 
 const YEAR: f64 = 366.0 * 86_400.0;
 
+pub fn key() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" })
+}
+
+pub fn session_name() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$" })
+}
+
 pub fn run_create() -> Value {
-    let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
     strict(
         &["task"],
         json!({
@@ -52,14 +59,14 @@ pub fn run_create() -> Value {
             "delay_seconds": span(0.0, YEAR, "Start no sooner than after this; not together with `not_before`."),
             "not_before": { "type": "string", "format": "date-time", "description": "Start no sooner than then." },
             "ttl_seconds": span(1.0, YEAR, "Give it up if it has not started within this."),
-            "idempotency_key": key,
+            "idempotency_key": key(),
             "tags": tags(),
             "metadata": metadata(),
-            "concurrency_key": key,
+            "concurrency_key": key(),
             "max_attempts": { "type": "integer", "minimum": 1, "maximum": 1_000 },
             "max_duration_seconds": span(0.1, 30.0 * 86_400.0, "Longest time of one attempt."),
             "source": { "type": "string", "enum": sources() },
-            "session_id": { "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$" },
+            "session_id": session_name(),
         }),
     )
 }

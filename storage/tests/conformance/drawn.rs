@@ -18,6 +18,10 @@ fn draw() -> Draw {
         since_ms: None,
         until_ms: None,
         queue: None,
+        tags: Vec::new(),
+        session_id: None,
+        concurrency_key: None,
+        priority_min: None,
         policy: Policy::Disjoint,
         standing: None,
     }
@@ -104,6 +108,77 @@ on_both! {
         for (nth, places) in [(0, vec![]), (1, vec!["ready"]), (2, vec![]), (8, vec!["ready"])] {
             assert_eq!(store.places(&records[nth].id).await, places, "{nth}");
         }
+    }
+
+    async fn a_filter_lets_through_what_fulfils_all_of_it_and_leaves_the_rest_as_it_is(store: Fixture) {
+        let mut records = store.prompts(7);
+        for (nth, record) in records.iter_mut().enumerate() {
+            record.payload = nth.to_string();
+        }
+        let tags = ["[]", r#"["a"]"#, r#"["b","a"]"#, r#"["aa","b","A"]"#, r#"["%","it's \"a\", [b]"]"#, r#"["\u0000"]"#];
+        for (record, tags) in records.iter_mut().zip(tags) {
+            record.tags = tags.to_owned();
+        }
+        (records[1].session_id, records[2].session_id) = (Some("ses_1".to_owned()), Some("ses_2".to_owned()));
+        (records[2].lane, records[3].lane) = (Lane::new(QUEUE, "k"), Lane::new("other", "k"));
+        (records[0].priority, records[3].priority, records[4].priority) = (-1, 5, 6);
+        store.take_in(&records).await;
+        let (some, tagged) = (|text: &str| Some(text.to_owned()), |tags: &[&str]| Draw {
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..draw()
+        });
+        let both = Draw { concurrency_key: some("k"), ..tagged(&["b"]) };
+        for (wanted, expected) in [
+            (tagged(&["a"]), vec!["1", "2"]),
+            (tagged(&["a", "b"]), vec!["2"]),
+            (tagged(&["it's \"a\", [b]"]), vec!["4"]),
+            (tagged(&["%"]), vec!["4"]),
+            (tagged(&["c"]), vec![]),
+            (tagged(&[]), vec!["0", "1", "2", "3", "4", "5", "6"]),
+            (Draw { session_id: some("ses_1"), ..draw() }, vec!["1"]),
+            (Draw { concurrency_key: some("k"), ..draw() }, vec!["2", "3"]),
+            (Draw { priority_min: Some(5), ..draw() }, vec!["3", "4"]),
+            (Draw { priority_min: Some(0), ..draw() }, vec!["1", "2", "3", "4", "5", "6"]),
+            (both.clone(), vec!["2", "3"]),
+            (Draw { queue: some("other"), ..both.clone() }, vec!["3"]),
+            (Draw { session_id: some("ses_1"), ..both.clone() }, vec![]),
+        ] {
+            let mut found: Vec<_> = store.waiting_payloads(ENV, &wanted, &WaitingAt::default(), 9, at(50)).await.unwrap()
+                .into_iter().map(|run| run.payload).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{wanted:?}");
+            let waiting = store.waiting_for(ENV, &wanted, 9, at(50)).await.unwrap();
+            assert_eq!(waiting.runs, i64::try_from(expected.len()).unwrap(), "{wanted:?}");
+        }
+        let left = [0, 1, 4, 5, 6].map(|nth: usize| records[nth].id.clone());
+        let mut before = Vec::new();
+        for run in &left {
+            before.push(store.stands(run).await);
+        }
+        let job = store.drawing(Source::Daemon, &both).await;
+        assert_eq!(store.draws(&job, &both, 9).await.unwrap().runs, 2);
+        assert_eq!(store.draws(&job, &both, 9).await.unwrap(), Drawn::default());
+        for (run, before) in left.iter().zip(before) {
+            assert_eq!((store.places(run).await, store.stands(run).await), (vec!["ready"], before), "invariant 20");
+        }
+    }
+
+    /// Nodes of the version before read what asks for nothing new, and this one reads what they have written.
+    async fn a_scope_is_stored_without_what_it_does_not_ask_for(store: Fixture) {
+        let scope = Draw { since_ms: Some(5), ..draw() };
+        let job = store.made(Source::Daemon, &scope).await;
+        let text = format!("SELECT COUNT(*) FROM jobs WHERE id = '{}' AND draw = ", job.id);
+        let old = r#"'{"task":"summarise","since_ms":5,"until_ms":null,"queue":null,"policy":"disjoint","standing":null}'"#;
+        assert_eq!(store.raw.number(&(text + old)).await, 1);
+        let read = async |id| store.job_of_env(ENV, id).await.unwrap().expect("it is there").draw;
+        assert_eq!(read(&job.id).await, Some(scope.clone()));
+        let some = |text: &str| Some(text.to_owned());
+        let whole = Draw {
+            tags: vec!["a \"b\"".to_owned()], session_id: some("s"), concurrency_key: some("k"), priority_min: Some(-3),
+            ..scope
+        };
+        let job = store.made(Source::Backfill, &whole).await;
+        assert_eq!(read(&job.id).await, Some(whole));
     }
 
     async fn the_first_instant_of_a_scope_is_in_it_and_the_one_before_is_not(store: Fixture) {

@@ -38,6 +38,7 @@ const RECORDS: &str = include_str!("../../src/store/records.rs");
 const QUEUES: &str = include_str!("../../src/store/queues.rs");
 const SESSION_SWEEP: &str = include_str!("../../src/store/session_sweep.rs");
 const SWEEPS: &str = include_str!("../../src/store/sweeps.rs");
+const DRAW: &str = include_str!("../../src/store/draw.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 
 const HOT: &[Hot] = &[
@@ -81,7 +82,13 @@ const HOT: &[Hot] = &[
     both(QUEUES, "WAITING_READY", "'acme/prod', 100"),
     sqlite(QUEUES, "WAITING_SLICE"),
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
+    both(DRAW, "TAKE", DRAWABLE),
+    both(DRAW, "WAITING", DRAWABLE),
+    both(DRAW, "PAYLOADS", DRAWABLE),
 ];
+
+/// Of a scope with everything in its filter.
+const DRAWABLE: &str = "'~pull:t', 1, 0, 9, 'mail', 100, '', 0, '', 'ses', 'k', 0, '[\"a\", \"b\"]'";
 
 /// Statements that are put together from values, as SQLite is given them.
 const BUILT_SQLITE: &[&str] = &[
@@ -110,20 +117,23 @@ fn succeed_sqlite(rows: usize) -> String {
 const MAY_SORT: &[&str] = &["DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
 
 /// What the store fills in.
-type Fill = [(&'static str, &'static str); 3];
+type Fill = [(&'static str, &'static str); 4];
 const FILL_SQLITE: Fill = [
     ("{skip_locked}", ""),
     ("{place}", "env, run_id"),
     ("{picked}", "(env, run_id) IN (SELECT env, run_id FROM picked)"),
+    ("{tagged}", "TAGGED_SQLITE"),
 ];
 const FILL_POSTGRES: Fill = [
     ("{skip_locked}", " FOR UPDATE SKIP LOCKED"),
     ("{place}", "ctid AS place"),
     ("{picked}", "ctid = ANY(ARRAY(SELECT place FROM picked))"),
+    ("{tagged}", "TAGGED_POSTGRES"),
 ];
 
 /// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
-const SMALL: &[&str] = &["found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
+const SMALL: &[&str] =
+    &["wanted", "tag", "found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "(subquery-2)"];
 
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
@@ -174,11 +184,25 @@ only_on! { Postgres:
 
 impl Hot {
     fn sql(&self, fill: Fill) -> String {
-        let head = format!("const {}: &str =", self.name);
-        let (_, from) = self.source.split_once(&head).unwrap_or_else(|| panic!("{} is gone", self.name));
-        let (_, text) = from.split_once('"').expect("it is a text");
-        let (text, _) = text.split_once("\";").expect("it ends");
-        fill.iter().fold(text.to_owned(), |text, (name, with)| text.replace(name, with))
+        fill.iter().fold(self.text(self.name), |text, (name, with)| match *name {
+            "{tagged}" if text.contains(name) => text.replace(name, &self.text(with)),
+            _ => text.replace(name, with),
+        })
+    }
+
+    /// A text as it stands in the source, or several that are put together.
+    fn text(&self, name: &str) -> String {
+        let after = |head: &str| self.source.split_once(head).unwrap_or_else(|| panic!("{head} is gone")).1;
+        let from = after(&format!("const {name}: &str ="));
+        let end = if from.trim_start().starts_with("concat!(") { "\n);" } else { "\";" };
+        let (pieces, _) = from.split_once(end).expect("it ends");
+        let drawable = || after("macro_rules! drawable").split('"').nth(1).expect("it is a text");
+        let piece = |(nth, piece)| match nth % 2 {
+            1 => piece,
+            _ if str::contains(piece, "drawable!()") => drawable(),
+            _ => "",
+        };
+        pieces.split('"').enumerate().map(piece).collect()
     }
 }
 
