@@ -3,7 +3,7 @@
 use super::operation::{Answer, Body, EVENTS as STREAM, JSON, Operation, Shape, json as schema, of_job, ok, page};
 use super::parameters::{id_schema, name_schema, sources};
 use super::runs::{key, priority, session_name, tags};
-use super::schemas::{maybe, strict, time};
+use super::schemas::{maybe, nullable, strict, time, usd};
 use serde_json::{Value, json};
 use storage::model::{JobState, StopReason};
 
@@ -102,16 +102,8 @@ pub const EVENTS: Operation = of_job(
     &[],
 );
 
-fn nullable(schema: Value) -> Value {
-    json!({ "oneOf": [schema, { "type": "null" }] })
-}
-
 fn count() -> Value {
     json!({ "type": "integer", "minimum": 0 })
-}
-
-fn usd() -> Value {
-    json!({ "type": "string", "pattern": "^-?[0-9]+\\.[0-9]{2,9}$", "description": "Decimal dollars." })
 }
 
 pub fn create() -> Value {

@@ -1,8 +1,9 @@
 //! Schemas about runs.
 
-use super::parameters::{name_schema, run_id_schema, sources, states};
-use super::schemas::{maybe, strict, time};
+use super::parameters::{id_schema, name_schema, run_id_schema, sources, states};
+use super::schemas::{maybe, nullable, strict, time, usd};
 use serde_json::{Value, json};
+use storage::model::RequestState;
 
 /// Fields that may be set when a run is made, and those that may be changed later.
 pub fn tags() -> Value {
@@ -164,10 +165,12 @@ pub fn run_with_attempts() -> Value {
 }
 
 pub fn attempt() -> Value {
+    let verdicts: Vec<&str> = RequestState::ALL.iter().map(|verdict| verdict.word()).collect();
     json!({
         "type": "object",
-        "description": "A try that did not end its run.",
-        "required": ["epoch", "status", "code", "reason", "worker", "started_at", "ended_at"],
+        "description": "A worker's try that did not end its run, or any try in a batch.",
+        "required": ["epoch", "status", "code", "reason", "worker", "started_at", "ended_at", "batch_id", "verdict",
+            "cost_usd"],
         "properties": {
             "epoch": { "type": "integer", "minimum": 1 },
             "status": { "type": "string" },
@@ -176,6 +179,9 @@ pub fn attempt() -> Value {
             "worker": maybe("string"),
             "started_at": time(),
             "ended_at": { "oneOf": [time(), { "type": "null" }] },
+            "batch_id": { "oneOf": [id_schema("bat"), { "type": "null" }] },
+            "verdict": nullable(json!({ "type": "string", "enum": verdicts })),
+            "cost_usd": nullable(usd()),
         },
     })
 }

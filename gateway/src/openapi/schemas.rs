@@ -34,6 +34,14 @@ pub fn maybe(kind: &str) -> Value {
     json!({ "type": [kind, "null"] })
 }
 
+pub fn nullable(schema: Value) -> Value {
+    json!({ "oneOf": [schema, { "type": "null" }] })
+}
+
+pub fn usd() -> Value {
+    json!({ "type": "string", "pattern": "^-?[0-9]+\\.[0-9]{2,9}$", "description": "Decimal dollars." })
+}
+
 pub fn time() -> Value {
     json!({ "type": "string", "format": "date-time" })
 }

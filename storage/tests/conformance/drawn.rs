@@ -1,13 +1,13 @@
 //! Runs that came in over HTTP in the hands of a job: drawn by one, ended with their requests, given back.
 
-use crate::fixture::{Driven, Fixture, at, ceilings, says, scope};
+use crate::fixture::{COST, Driven, Fixture, at, ceilings, says, scope};
 use crate::sent::{ENV, OTHER_ENV, QUEUE, ids};
 use storage::StoreError;
 use storage::model::{
     BatchState, Draw, JobEvent, JobState, Lane, Policy, RequestState, RunId, RunState, Source, Timestamp,
 };
 use storage::store::{
-    Cancelled, Drawn, Dressed, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting, WaitingAt,
+    Cancelled, Drawn, Dressed, Fence, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting, WaitingAt,
 };
 
 const TASK: &str = "summarise";
@@ -272,6 +272,39 @@ on_both! {
         assert_eq!(store.fresh_in_pool(&job.id, 9).await.unwrap(), Waiting::default(), "it was tried");
         let again = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(31)).await.unwrap();
         assert_eq!(again, Settled { ignored: 3, ..Settled::default() });
+    }
+
+    async fn each_try_in_a_batch_is_told_with_its_verdict_whoever_has_the_run_by_then(store: Fixture) {
+        let records = store.prompts(1);
+        let job = store.drawn(&records).await;
+        let run = &records[0].id;
+        let tries = async || {
+            let told = store.past_attempts(run).await.unwrap();
+            told.into_iter().map(|a| (a.epoch, a.state, a.batch_id, a.verdict, a.cost_nanos)).collect::<Vec<_>>()
+        };
+        let told = |epoch, state: &str, fence: &Fence, verdict: &str, cost| {
+            (epoch, state.to_owned(), Some(fence.batch.to_string()), Some(verdict.to_owned()), cost)
+        };
+        assert_eq!(tries().await, []);
+        let first = store.opened(&job, 9).await;
+        assert_eq!((store.stands(run).await.attempts, tries().await), (1, vec![told(1, "leased", &first, "open", None)]));
+        store.bring(&first, BatchState::Ended).await.unwrap();
+        assert_eq!(tries().await, [told(1, "started", &first, "open", None)]);
+        store.settle_all(&first, BatchState::Ended, RequestState::Errored).await.unwrap();
+        store.collected(&first, at(9)).await.unwrap();
+        let failed = told(1, "failed", &first, "errored", Some(0));
+        store.ask_job(ENV, &job.id, JobEvent::Cancelled, None, at(10)).await.unwrap();
+        assert_eq!(store.give_back(&job.id, 9, at(11)).await.unwrap(), 1);
+        assert_eq!((store.stands(run).await.attempts, tries().await), (1, vec![failed.clone()]));
+        let next = store.drawing(Source::Daemon, &draw()).await;
+        store.draws(&next, &draw(), 9).await.unwrap();
+        store.open_round(&next.id, next.epoch, 1, at(12)).await.unwrap();
+        let second = store.opened(&next, 9).await;
+        store.bring(&second, BatchState::Ended).await.unwrap();
+        store.settle_all(&second, BatchState::Ended, RequestState::Succeeded).await.unwrap();
+        let done = store.stands(run).await;
+        assert_eq!((done.state, done.attempts), (RunState::Succeeded, 2));
+        assert_eq!(tries().await, [failed, told(2, "succeeded", &second, "succeeded", Some(COST))]);
     }
 
     async fn a_payload_that_is_no_request_fails_and_says_why(store: Fixture) {
