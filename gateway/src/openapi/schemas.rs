@@ -162,13 +162,20 @@ fn queue() -> Value {
     let count = json!({ "type": "integer", "minimum": 0 });
     json!({
         "type": "object",
-        "required": ["name", "queued", "delayed", "running", "oldest_age_seconds", "paused", "paused_at",
+        "required": ["name", "queued", "delayed", "running", "in_jobs", "oldest_age_seconds", "paused", "paused_at",
             "max_running", "max_running_per_key"],
         "properties": {
             "name": { "type": "string" },
             "queued": count,
             "delayed": count,
             "running": count,
+            "in_jobs": {
+                "type": ["object", "null"],
+                "description": "What jobs have beside those, waiting and in batches; no cap on workers counts it. Null \
+                    in every queue if jobs have more runs of the env than are counted here.",
+                "required": ["queued", "running"],
+                "properties": { "queued": count, "running": count },
+            },
             "oldest_age_seconds": maybe("number"),
             "paused": { "type": "boolean" },
             "paused_at": { "oneOf": [time(), { "type": "null" }] },

@@ -168,6 +168,8 @@ fn jobs_a_run_that_is_drawn_is_listed_cancelled_and_followed_like_any_other() {
     });
     let queued = client.list("/runs?status=queued");
     assert_eq!(queued.len(), 3);
+    let queue = client.list("/queues").remove(0);
+    assert_eq!((&queue["queued"], &queue["in_jobs"]), (&json!(0), &json!({"queued": 3, "running": 0})), "{queue}");
     assert_eq!(client.read(&runs[0])["attempts"].as_array().map(Vec::len), Some(1), "its tries are told meanwhile");
     assert!(queued.iter().all(|run| run["worker"] == id.as_str() && run["attempt"] == 1), "{queued:?}");
     let answer = client.post(&format!("/runs/{}/cancel", runs[1]), &Value::Null).is(200).json();

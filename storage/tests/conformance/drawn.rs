@@ -36,7 +36,7 @@ fn dress(_: &RunId, payload: &str) -> Result<Dressed, String> {
 }
 
 impl Fixture {
-    fn prompts(&self, count: i64) -> Vec<NewRecord> {
+    pub fn prompts(&self, count: i64) -> Vec<NewRecord> {
         let pull = |n| NewRecord { accepted_at: at(n), ..self.for_pull(TASK, ENV) };
         (0..count).map(pull).collect()
     }
@@ -67,7 +67,7 @@ impl Fixture {
     }
 
     /// Whose runs are drawn and whose first round is open.
-    async fn drawn(&self, records: &[NewRecord]) -> Driven {
+    pub async fn drawn(&self, records: &[NewRecord]) -> Driven {
         self.take_in(records).await;
         let job = self.drawing(Source::Backfill, &draw()).await;
         assert_eq!(self.draws(&job, &draw(), 99).await.unwrap().runs, records.len() as u64);

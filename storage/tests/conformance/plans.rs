@@ -79,6 +79,8 @@ const HOT: &[Hot] = &[
         "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', '{acme/prod}', 1",
     ),
     both(QUEUES, "WAITING_BUFFERED", "'acme/prod', 100"),
+    both(QUEUES, "COUNT_IN_JOBS", "'acme/prod', 100"),
+    both(QUEUES, "COUNT_DRAWN", "'acme/prod', 100"),
     both(QUEUES, "WAITING_READY", "'acme/prod', 100"),
     sqlite(QUEUES, "WAITING_SLICE"),
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
@@ -113,8 +115,8 @@ fn succeed_sqlite(rows: usize) -> String {
     )
 }
 
-/// Those that may put in order what has come due or has lapsed, which is little.
-const MAY_SORT: &[&str] = &["DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
+/// Those that may put in order what has come due or has lapsed, which is little, or what is bounded and seldom asked for.
+const MAY_SORT: &[&str] = &["COUNT_IN_JOBS", "DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
 
 /// What the store fills in.
 type Fill = [(&'static str, &'static str); 4];
