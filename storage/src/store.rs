@@ -70,7 +70,7 @@ pub use open::{OpenOptions, StoreClock};
 pub use operator::{Engine, IdOwner};
 pub use output::{NewChunk, OutputChunk, OutputEnd};
 pub use pull::{PullLease, PullWorker};
-pub use queues::{QueueRow, QueueTotal};
+pub use queues::{InJobs, QueueRow, QueueTotal};
 pub use reconcile::Stray;
 pub use records::{PastAttempt, RunFilter, RunRecord};
 pub use repair::{Fault, Faulty, Part};

@@ -42,12 +42,13 @@ impl Event {
 
 /// A run's history in order, from what is stored of it.
 fn history(record: &RunRecord, past: &[PastAttempt]) -> Vec<Event> {
+    let past: Vec<&PastAttempt> = past.iter().filter(|attempt| attempt.batch_id.is_none()).collect();
     let at = |time: Timestamp| time.to_string();
     let event = |id: String, name: &'static str, data: serde_json::Value| Event { id, name, data: data.to_string() };
     let run = record.id.as_str();
     let mut events =
         vec![event("0-accepted".to_owned(), "accepted", serde_json::json!({"run": run, "at": at(record.accepted_at)}))];
-    for attempt in past {
+    for attempt in &past {
         let epoch = attempt.epoch;
         let started = Timestamp::from_millis(attempt.leased_at);
         events.push(event(

@@ -11,11 +11,11 @@ use storage::store::{Idempotency, NewRecord};
 /// Limits of one request, as the documents give them.
 pub const PAYLOAD_MAX: usize = 512 * 1024;
 pub const METADATA_MAX: usize = 256 * 1024;
-const TAGS_MAX: usize = 10;
-const TAG_CHARS: usize = 128;
-const KEY_CHARS: usize = 255;
+pub const TAGS_MAX: usize = 10;
+pub const TAG_CHARS: usize = 128;
+pub const KEY_CHARS: usize = 255;
 const ATTEMPTS_MAX: i64 = 1_000;
-const PRIORITY: i64 = 86_400;
+pub const PRIORITY: i64 = 86_400;
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
 

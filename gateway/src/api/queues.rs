@@ -40,11 +40,19 @@ struct QueueView<'a> {
     queued: i64,
     delayed: i64,
     running: i64,
+    in_jobs: Option<InJobsView>,
     oldest_age_seconds: Option<f64>,
     paused: bool,
     paused_at: Option<String>,
     max_running: Option<i64>,
     max_running_per_key: Option<i64>,
+}
+
+/// What jobs have of a queue.
+#[derive(Serialize)]
+struct InJobsView {
+    queued: i64,
+    running: i64,
 }
 
 fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
@@ -54,6 +62,7 @@ fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
         queued: row.queued,
         delayed: row.delayed,
         running: row.running,
+        in_jobs: row.in_jobs.map(|jobs| InJobsView { queued: jobs.queued, running: jobs.running }),
         oldest_age_seconds: row.oldest_at.map(|at| now.since(at).as_secs_f64()),
         paused: row.paused_at.is_some(),
         paused_at: row.paused_at.map(|at| at.to_string()),

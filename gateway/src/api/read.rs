@@ -1,7 +1,7 @@
 //! Runs are read: one by its id, or a page of those that match.
 
 use super::Api;
-use super::view::{AttemptView, RunView, etag};
+use super::view::{AttemptView, RunView, etag_with};
 use crate::http::cursor::{List, Position};
 use crate::http::fields::Charset;
 use crate::http::keys::{Caller, Scope};
@@ -46,18 +46,18 @@ pub async fn one(
 ) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsRead)?;
     let record = find(&api, caller.env.as_str(), &id).await?;
-    let tag = etag(&record);
+    let id = record.id.clone();
+    let attempts = api.store(move |runs| async move { runs.store.past_attempts(&id).await }).await?;
+    let tag = etag_with(&record, &attempts);
     let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)) {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, tag)).finish());
     }
-    let id = record.id.clone();
-    let attempts = api.store(move |runs| async move { runs.store.past_attempts(&id).await }).await?;
     let view = WithAttempts { run: RunView::of(&record), attempts: attempts.iter().map(AttemptView::of).collect() };
     Ok(HttpResponse::Ok().insert_header((header::ETAG, tag)).json(view))
 }
 
-/// A run with the tries that did not end it.
+/// A run with the tries that did not end it, and all those in batches.
 #[derive(serde::Serialize)]
 struct WithAttempts<'a> {
     #[serde(flatten)]

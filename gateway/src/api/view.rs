@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use storage::model::{RunState, Timestamp};
+use storage::model::{AttemptState, Money, RunState, Timestamp};
 use storage::store::{NewRecord, PastAttempt, RunRecord};
 
 /// Times are RFC 3339 in UTC, spans are seconds.
@@ -46,7 +46,7 @@ pub struct OutcomeView<'a> {
     pub output: Option<&'a RawValue>,
 }
 
-/// A try that did not end its run.
+/// A worker's try that did not end its run, or any try in a batch.
 #[derive(Debug, Serialize)]
 pub struct AttemptView<'a> {
     pub epoch: i64,
@@ -56,6 +56,9 @@ pub struct AttemptView<'a> {
     pub worker: Option<&'a str>,
     pub started_at: String,
     pub ended_at: Option<String>,
+    pub batch_id: Option<&'a str>,
+    pub verdict: Option<&'a str>,
+    pub cost_usd: Option<String>,
 }
 
 /// The outcome of a run that did not fail, while its session is unfinished.
@@ -176,14 +179,27 @@ impl<'a> AttemptView<'a> {
             worker: attempt.holder.as_deref(),
             started_at: Timestamp::from_millis(attempt.leased_at).to_string(),
             ended_at: attempt.settled_at.map(|at| Timestamp::from_millis(at).to_string()),
+            batch_id: attempt.batch_id.as_deref(),
+            verdict: attempt.verdict.as_deref(),
+            cost_usd: attempt.cost_nanos.map(|nanos| Money::from_nanos(nanos).to_string()),
         }
     }
 }
 
 /// The version of a run as an ETag: it changes with every change that a client can see.
 pub fn etag(record: &RunRecord) -> String {
+    etag_of(record, "")
+}
+
+/// That of a run with its tries: one in a batch can be seen to start.
+pub fn etag_with(record: &RunRecord, attempts: &[PastAttempt]) -> String {
+    let started = attempts.last().is_some_and(|last| last.state == AttemptState::Started.word());
+    etag_of(record, if started { "-started" } else { "" })
+}
+
+fn etag_of(record: &RunRecord, trying: &str) -> String {
     let outcome = if record.unfinished.is_some() { INCOMPLETE } else { record.state.word() };
-    format!("\"{}-{}-{}\"", record.version, record.epoch, outcome)
+    format!("\"{}-{}-{outcome}{trying}\"", record.version, record.epoch)
 }
 
 /// The version that an ETag stands for, if it is one of ours.

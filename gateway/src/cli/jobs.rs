@@ -60,6 +60,7 @@ const START_EXAMPLES: &str = "\
 Examples:
   tidegate jobs start summarise                                   # all that waits now, then it ends
   tidegate jobs start summarise --since 2026-11-01 --max-usd 20   # only what came since, under a cap
+  tidegate jobs start summarise --tag nightly --tag eu            # only what carries both tags
   tidegate jobs start summarise --source daemon --every 15m       # for ever, in batches";
 
 #[derive(Debug, Clone, Args)]
@@ -79,6 +80,18 @@ pub struct StartArgs {
     /// Only runs of this queue
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
+    /// Only runs with this tag; may be given again, for runs that carry all of them
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Only runs of this session
+    #[arg(long, value_name = "ID")]
+    pub session: Option<String>,
+    /// Only runs with this concurrency key
+    #[arg(long, value_name = "KEY")]
+    pub concurrency_key: Option<String>,
+    /// Only runs of this priority or a higher one
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority_min: Option<i64>,
     /// exclusive refuses to work beside a job of the other source
     #[arg(long, value_enum, default_value_t = PolicyArg::Disjoint)]
     pub policy: PolicyArg,

@@ -19,6 +19,10 @@ const FIELDS: &[(&str, &str)] = &[
     ("detail", "detail"),
     ("since", "scope.since"),
     ("queue", "scope.queue"),
+    ("tags", "scope.filter.tags"),
+    ("session", "scope.filter.session_id"),
+    ("concurrency key", "scope.filter.concurrency_key"),
+    ("priority from", "scope.filter.priority_min"),
     ("policy", "scope.policy"),
     ("items", "items.total"),
     ("succeeded", "items.succeeded"),
@@ -40,6 +44,11 @@ const PLAN: &[(&str, &str)] = &[
     ("pool", "pool"),
     ("source", "source"),
     ("since", "scope.since"),
+    ("queue", "scope.queue"),
+    ("tags", "scope.filter.tags"),
+    ("session", "scope.filter.session_id"),
+    ("concurrency key", "scope.filter.concurrency_key"),
+    ("priority from", "scope.filter.priority_min"),
     ("items", "items"),
     ("more than looked at", "more_than_looked_at"),
     ("not requests", "not_requests"),
@@ -84,12 +93,22 @@ fn body(args: &StartArgs, dry_run: bool) -> Value {
         "dry_run": dry_run,
         "scope": { "since": args.since, "queue": args.queue },
     });
-    let mut limits = Map::new();
-    let mut limit = |name: &str, value: Option<Value>| limits.extend(value.map(|value| (name.to_owned(), value)));
-    limit("max_usd", args.max_usd.map(|money| money.to_string().into()));
-    limit("max_rounds", args.max_rounds.map(Value::from));
-    limit("max_wallclock_seconds", args.max_wallclock.map(|span| span.as_secs_f64().into()));
-    limit("max_batch_requests", args.max_batch_requests.map(Value::from));
+    let filter = given([
+        ("tags", (!args.tags.is_empty()).then(|| args.tags.as_slice().into())),
+        ("session_id", args.session.as_deref().map(Value::from)),
+        ("concurrency_key", args.concurrency_key.as_deref().map(Value::from)),
+        ("priority_min", args.priority_min.map(Value::from)),
+    ]);
+    if !filter.is_empty() {
+        // Left away where it says nothing, for a server that knows of none.
+        body["scope"]["filter"] = Value::Object(filter);
+    }
+    let limits = given([
+        ("max_usd", args.max_usd.map(|money| money.to_string().into())),
+        ("max_rounds", args.max_rounds.map(Value::from)),
+        ("max_wallclock_seconds", args.max_wallclock.map(|span| span.as_secs_f64().into())),
+        ("max_batch_requests", args.max_batch_requests.map(Value::from)),
+    ]);
     body["limits"] = Value::Object(limits);
     if args.every.is_some() || args.at_runs.is_some() || args.at_bytes.is_some() {
         body["period"] = json!({
@@ -97,6 +116,11 @@ fn body(args: &StartArgs, dry_run: bool) -> Value {
         });
     }
     body
+}
+
+/// Those that have a value.
+fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 async fn tell(client: &Client, id: &str, what: &str, output: Output) -> Result<Exit, Failure> {

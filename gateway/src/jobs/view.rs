@@ -107,6 +107,7 @@ fn fields(job: &JobRow, Facts { counts, tally, states, .. }: &Facts) -> Vec<(&'s
         ("detail", Cell::maybe(job.detail.as_deref())),
         ("env", Cell::text(&job.env)),
         ("pool", Cell::text(pool(job))),
+        ("scope", Cell::maybe(job.draw.as_ref().map(Draw::described).as_deref())),
         ("source", Cell::text(job.source.word())),
         ("provider", Cell::text(&job.scope.provider)),
         ("account", Cell::text(&job.scope.account)),
@@ -205,6 +206,13 @@ pub fn scope(draw: &Draw) -> Value {
         "since": time(draw.since_ms),
         "until": time(draw.until_ms),
         "queue": draw.queue,
+        "filter": {
+            "queue": draw.queue,
+            "tags": draw.tags,
+            "session_id": draw.session_id,
+            "concurrency_key": draw.concurrency_key,
+            "priority_min": draw.priority_min,
+        },
         "policy": draw.policy.word(),
         "period": draw.standing.map(|standing| json!({
             "seconds": Duration::from_millis(standing.every_ms).as_secs_f64(),

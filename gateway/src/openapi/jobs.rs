@@ -2,7 +2,8 @@
 
 use super::operation::{Answer, Body, EVENTS as STREAM, JSON, Operation, Shape, json as schema, of_job, ok, page};
 use super::parameters::{id_schema, name_schema, sources};
-use super::schemas::{maybe, strict, time};
+use super::runs::{key, priority, session_name, tags};
+use super::schemas::{maybe, nullable, strict, time, usd};
 use serde_json::{Value, json};
 use storage::model::{JobState, StopReason};
 
@@ -101,16 +102,8 @@ pub const EVENTS: Operation = of_job(
     &[],
 );
 
-fn nullable(schema: Value) -> Value {
-    json!({ "oneOf": [schema, { "type": "null" }] })
-}
-
 fn count() -> Value {
     json!({ "type": "integer", "minimum": 0 })
-}
-
-fn usd() -> Value {
-    json!({ "type": "string", "pattern": "^-?[0-9]+\\.[0-9]{2,9}$", "description": "Decimal dollars." })
 }
 
 pub fn create() -> Value {
@@ -125,6 +118,7 @@ pub fn create() -> Value {
             "scope": strict(&[], json!({
                 "since": { "type": "string", "pattern": day, "description": "A date, from midnight UTC, or a time." },
                 "queue": name_schema(),
+                "filter": filter(),
             })),
             "period": strict(&[], json!({
                 "seconds": { "type": "number", "minimum": 0.1, "maximum": 2_592_000, "default": 60 },
@@ -142,14 +136,49 @@ pub fn create() -> Value {
     )
 }
 
+fn filter() -> Value {
+    let told = |mut schema: Value, what: &str| {
+        schema["description"] = what.into();
+        schema
+    };
+    told(
+        strict(
+            &[],
+            json!({
+                "queue": told(name_schema(), "The same as beside the filter."),
+                "tags": told(tags(), "It carries all of them."),
+                "session_id": session_name(),
+                "concurrency_key": key(),
+                "priority_min": told(priority(), "It has this priority or a higher one."),
+            }),
+        ),
+        "What must be true of a run, all of it.",
+    )
+}
+
+fn filtered() -> Value {
+    json!({
+        "type": "object",
+        "required": ["queue", "tags", "session_id", "concurrency_key", "priority_min"],
+        "properties": {
+            "queue": maybe("string"),
+            "tags": { "type": "array", "items": { "type": "string" } },
+            "session_id": maybe("string"),
+            "concurrency_key": maybe("string"),
+            "priority_min": maybe("integer"),
+        },
+    })
+}
+
 fn scope() -> Value {
     json!({
         "type": "object",
-        "required": ["since", "until", "queue", "policy", "period"],
+        "required": ["since", "until", "queue", "filter", "policy", "period"],
         "properties": {
             "since": nullable(time()),
             "until": nullable(time()),
             "queue": maybe("string"),
+            "filter": filtered(),
             "policy": { "type": "string", "enum": ["disjoint", "exclusive"] },
             "period": maybe("object"),
         },

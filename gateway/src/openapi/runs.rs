@@ -1,11 +1,12 @@
 //! Schemas about runs.
 
-use super::parameters::{name_schema, run_id_schema, sources, states};
-use super::schemas::{maybe, strict, time};
+use super::parameters::{id_schema, name_schema, run_id_schema, sources, states};
+use super::schemas::{maybe, nullable, strict, time, usd};
 use serde_json::{Value, json};
+use storage::model::RequestState;
 
 /// Fields that may be set when a run is made, and those that may be changed later.
-fn tags() -> Value {
+pub fn tags() -> Value {
     json!({
         "type": "array",
         "maxItems": 10,
@@ -14,7 +15,7 @@ fn tags() -> Value {
     })
 }
 
-fn priority() -> Value {
+pub fn priority() -> Value {
     json!({
         "type": "integer",
         "minimum": -86_400,
@@ -40,8 +41,15 @@ fn span(least: f64, most: f64, what: &str) -> Value {
 
 const YEAR: f64 = 366.0 * 86_400.0;
 
+pub fn key() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" })
+}
+
+pub fn session_name() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$" })
+}
+
 pub fn run_create() -> Value {
-    let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
     strict(
         &["task"],
         json!({
@@ -52,14 +60,14 @@ pub fn run_create() -> Value {
             "delay_seconds": span(0.0, YEAR, "Start no sooner than after this; not together with `not_before`."),
             "not_before": { "type": "string", "format": "date-time", "description": "Start no sooner than then." },
             "ttl_seconds": span(1.0, YEAR, "Give it up if it has not started within this."),
-            "idempotency_key": key,
+            "idempotency_key": key(),
             "tags": tags(),
             "metadata": metadata(),
-            "concurrency_key": key,
+            "concurrency_key": key(),
             "max_attempts": { "type": "integer", "minimum": 1, "maximum": 1_000 },
             "max_duration_seconds": span(0.1, 30.0 * 86_400.0, "Longest time of one attempt."),
             "source": { "type": "string", "enum": sources() },
-            "session_id": { "type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$" },
+            "session_id": session_name(),
         }),
     )
 }
@@ -157,10 +165,12 @@ pub fn run_with_attempts() -> Value {
 }
 
 pub fn attempt() -> Value {
+    let verdicts: Vec<&str> = RequestState::ALL.iter().map(|verdict| verdict.word()).collect();
     json!({
         "type": "object",
-        "description": "A try that did not end its run.",
-        "required": ["epoch", "status", "code", "reason", "worker", "started_at", "ended_at"],
+        "description": "A worker's try that did not end its run, or any try in a batch.",
+        "required": ["epoch", "status", "code", "reason", "worker", "started_at", "ended_at", "batch_id", "verdict",
+            "cost_usd"],
         "properties": {
             "epoch": { "type": "integer", "minimum": 1 },
             "status": { "type": "string" },
@@ -169,6 +179,9 @@ pub fn attempt() -> Value {
             "worker": maybe("string"),
             "started_at": time(),
             "ended_at": { "oneOf": [time(), { "type": "null" }] },
+            "batch_id": { "oneOf": [id_schema("bat"), { "type": "null" }] },
+            "verdict": nullable(json!({ "type": "string", "enum": verdicts })),
+            "cost_usd": nullable(usd()),
         },
     })
 }

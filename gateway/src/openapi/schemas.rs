@@ -34,6 +34,14 @@ pub fn maybe(kind: &str) -> Value {
     json!({ "type": [kind, "null"] })
 }
 
+pub fn nullable(schema: Value) -> Value {
+    json!({ "oneOf": [schema, { "type": "null" }] })
+}
+
+pub fn usd() -> Value {
+    json!({ "type": "string", "pattern": "^-?[0-9]+\\.[0-9]{2,9}$", "description": "Decimal dollars." })
+}
+
 pub fn time() -> Value {
     json!({ "type": "string", "format": "date-time" })
 }
@@ -155,13 +163,20 @@ fn queue() -> Value {
     let count = json!({ "type": "integer", "minimum": 0 });
     json!({
         "type": "object",
-        "required": ["name", "queued", "delayed", "running", "oldest_age_seconds", "paused", "paused_at",
+        "required": ["name", "queued", "delayed", "running", "in_jobs", "oldest_age_seconds", "paused", "paused_at",
             "max_running", "max_running_per_key"],
         "properties": {
             "name": { "type": "string" },
             "queued": count,
             "delayed": count,
             "running": count,
+            "in_jobs": {
+                "type": ["object", "null"],
+                "description": "What jobs have beside those, waiting and in batches; no cap on workers counts it. Null \
+                    in every queue if jobs have more runs of the env than are counted here.",
+                "required": ["queued", "running"],
+                "properties": { "queued": count, "running": count },
+            },
             "oldest_age_seconds": maybe("number"),
             "paused": { "type": "boolean" },
             "paused_at": { "oneOf": [time(), { "type": "null" }] },

@@ -25,6 +25,9 @@ const ATTEMPTS: &[Column] = &[
     Column::new("ENDED", Room::Whole),
     Column::new("WORKER", Room::Spare),
     Column::new("REASON", Room::Cut),
+    Column::new("BATCH", Room::Spare),
+    Column::new("VERDICT", Room::Spare),
+    Column::new("COST", Room::Spare),
 ];
 
 /// The fields of a run in the order in which they are told; those of its outcome follow.
@@ -83,7 +86,7 @@ pub fn whole(run: &Value) -> Record {
     }
     let attempts = run["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
     let row = |attempt: &Value| {
-        ["epoch", "status", "code", "started_at", "ended_at", "worker", "reason"]
+        ["epoch", "status", "code", "started_at", "ended_at", "worker", "reason", "batch_id", "verdict", "cost_usd"]
             .map(|name| cell(name, &attempt[name]))
             .to_vec()
     };
@@ -140,7 +143,7 @@ mod tests {
             "payload\t{\"x\":1}\n",
             "reason\tit said so\n",
             "cancel requested\tno\n",
-            "attempt\t1\tfailed\texit_3\t1970-01-01T00:00:02.000Z\t—\tw\t—\n",
+            "attempt\t1\tfailed\texit_3\t1970-01-01T00:00:02.000Z\t—\tw\t—\t—\t—\t—\n",
         ] {
             assert!(text.contains(line), "{line:?} is missing in {text}");
         }

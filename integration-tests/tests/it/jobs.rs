@@ -136,7 +136,18 @@ fn jobs_what_a_ceiling_leaves_is_given_back_with_the_tries_it_has_used() {
     supplier.account.faults(&json!({"item_error_rate": 0.0}));
     let next = start(&mut client, &json!({"pool": TASK}));
     assert_eq!(is_over(&mut client, &next)["items"]["succeeded"], 6);
-    assert_eq!(client.read(&runs[0])["attempt"], 2);
+    let run = client.read(&runs[0]);
+    assert_eq!(run["attempt"], 2);
+    let batches = client.list("/batches");
+    for (attempt, (job, status, verdict)) in
+        [(&id, "failed", "errored"), (&next, "succeeded", "succeeded")].into_iter().enumerate()
+    {
+        let told = &run["attempts"][attempt];
+        let batch = batches.iter().find(|batch| batch["id"] == told["batch_id"]).expect("a batch");
+        assert_eq!((&batch["job_id"], &told["epoch"]), (&json!(job), &json!(attempt + 1)), "{run}");
+        assert_eq!((&told["status"], &told["verdict"]), (&json!(status), &json!(verdict)), "{run}");
+        assert!(told["cost_usd"].as_str().is_some_and(|usd| (usd == "0.00") == (verdict == "errored")), "{run}");
+    }
     server.stop();
 }
 
@@ -157,6 +168,9 @@ fn jobs_a_run_that_is_drawn_is_listed_cancelled_and_followed_like_any_other() {
     });
     let queued = client.list("/runs?status=queued");
     assert_eq!(queued.len(), 3);
+    let queue = client.list("/queues").remove(0);
+    assert_eq!((&queue["queued"], &queue["in_jobs"]), (&json!(0), &json!({"queued": 3, "running": 0})), "{queue}");
+    assert_eq!(client.read(&runs[0])["attempts"].as_array().map(Vec::len), Some(1), "its tries are told meanwhile");
     assert!(queued.iter().all(|run| run["worker"] == id.as_str() && run["attempt"] == 1), "{queued:?}");
     let answer = client.post(&format!("/runs/{}/cancel", runs[1]), &Value::Null).is(200).json();
     assert_eq!(answer["status"], "cancelled");

@@ -158,6 +158,18 @@ pub struct Draw {
     pub until_ms: Option<i64>,
     /// Only runs of this queue.
     pub queue: Option<String>,
+    /// Only runs that carry all of these. What is not asked for is not stored, for nodes that know of no such filter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Only runs of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// Only runs with this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// Only runs of this priority or a higher one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_min: Option<i64>,
     pub policy: Policy,
     /// A standing job batches what waits again and again; any other ends when nothing is left.
     pub standing: Option<Standing>,
@@ -199,8 +211,16 @@ impl Draw {
     /// How a person reads it, to tell two apart.
     pub fn described(&self) -> String {
         let day = |ms: Option<i64>| ms.map_or("the beginning".to_owned(), |ms| Timestamp::from_millis(ms).to_string());
-        let queue = self.queue.as_ref().map_or(String::new(), |queue| format!(", queue {queue}"));
-        format!("since {}{queue}, {}", day(self.since_ms), self.policy.word())
+        let named = |what: &str, value: Option<String>| value.map(|value| format!(", {what} {value}"));
+        let filter = [
+            named("queue", self.queue.clone()),
+            named("tags", Some(self.tags.join(" and ")).filter(|tags| !tags.is_empty())),
+            named("session", self.session_id.clone()),
+            named("concurrency key", self.concurrency_key.clone()),
+            named("priority from", self.priority_min.map(|least| least.to_string())),
+        ];
+        let filter: String = filter.into_iter().flatten().collect();
+        format!("since {}{filter}, {}", day(self.since_ms), self.policy.word())
     }
 
     /// Whether two jobs may not live at the same time.

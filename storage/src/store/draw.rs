@@ -83,12 +83,19 @@ struct Left {
 const DRIVEN: &str = "-- draw_job
 SELECT env FROM jobs WHERE id = $1 AND epoch = $2 AND state = 'running'";
 
+/// Whether a run carries all tags of a list. PostgreSQL reads no JSON with an escaped NUL in it.
+const TAGGED_SQLITE: &str = "($13 = '[]' OR NOT EXISTS (SELECT 1 FROM json_each($13) AS wanted WHERE NOT EXISTS
+        (SELECT 1 FROM json_each(d.tags) AS tag WHERE tag.value = wanted.value)))";
+const TAGGED_POSTGRES: &str = "CASE WHEN $13 = '[]' THEN true WHEN strpos(d.tags, '\\u0000') > 0 THEN false
+        ELSE CAST(d.tags AS JSONB) @> CAST($13 AS JSONB) END";
+
 /// In a lane's order. Paused queues are left alone; what has expired is for the sweeper.
 macro_rules! drawable {
     () => {
         "FROM ready WHERE due_at = 0 AND basin = $1 AND (expires_at IS NULL OR expires_at > $2)
         AND (lane, rank, run_id) > ($7, $8, $9) AND EXISTS (SELECT 1 FROM run_records d WHERE d.env = ready.env AND d.id = ready.run_id
-            AND d.accepted_at >= $3 AND d.accepted_at < $4 AND ($5 = '' OR d.queue = $5)
+            AND d.accepted_at >= $3 AND d.accepted_at < $4 AND d.priority >= $12 AND ($5 = '' OR d.queue = $5)
+            AND ($10 = '' OR d.session_id = $10) AND ($11 = '' OR d.concurrency_key = $11) AND {tagged}
             AND NOT EXISTS (SELECT 1 FROM queues q WHERE q.env = d.env AND q.name = d.queue AND q.paused_at IS NOT NULL))
         ORDER BY lane, rank, run_id LIMIT $6"
     };
@@ -107,6 +114,10 @@ macro_rules! bind_drawable {
             .bind($after.lane.clone())
             .bind($after.rank)
             .bind($after.run.clone())
+            .bind($draw.session_id.clone().unwrap_or_default())
+            .bind($draw.concurrency_key.clone().unwrap_or_default())
+            .bind($draw.priority_min.unwrap_or(i64::MIN))
+            .bind(serde_json::Value::from($draw.tags.clone()).to_string())
     };
 }
 
@@ -202,6 +213,11 @@ const ENV_OF_POOL: &str = "-- env_of_pool
 SELECT env FROM pools WHERE name = $1";
 
 impl Store {
+    fn drawable(&self, sql: &'static str) -> sqlx::AssertSqlSafe<String> {
+        let tagged = if self.is_sqlite() { TAGGED_SQLITE } else { TAGGED_POSTGRES };
+        self.render(&sql.replace("{tagged}", tagged))
+    }
+
     /// Takes the first waiting runs of a job's scope into its pool, at most `limit`, if the job is running under this
     /// epoch; a run is drawn by one job (invariant 18). What is no request fails by that, and says so.
     pub async fn draw_runs(
@@ -222,7 +238,7 @@ impl Store {
             expect_one(u64::from(env.is_some()), "job", job.as_str(), "not driven by this node")?;
             let env = env.unwrap_or_default();
             let mut taken: Vec<Taken> =
-                bind_drawable!(self.render(TAKE), &env, draw, &WaitingAt::default(), limit, now)
+                bind_drawable!(self.drawable(TAKE), &env, draw, &WaitingAt::default(), limit, now)
                     .fetch_all(&mut *tx)
                     .await?;
             if taken.is_empty() {
@@ -296,7 +312,7 @@ impl Store {
     /// What a job of this scope would draw now, counted up to `most` runs.
     pub async fn waiting_for(&self, env: &str, draw: &Draw, most: i64, now: Timestamp) -> Result<Waiting, StoreError> {
         Ok(on_pool!(self, |pool| {
-            bind_drawable!(WAITING, env, draw, &WaitingAt::default(), most, now).fetch_one(pool).await?
+            bind_drawable!(self.drawable(WAITING), env, draw, &WaitingAt::default(), most, now).fetch_one(pool).await?
         }))
     }
 
@@ -314,8 +330,9 @@ impl Store {
         limit: i64,
         now: Timestamp,
     ) -> Result<Vec<WaitingRun>, StoreError> {
-        let found: Vec<(String, i64, String, String)> =
-            on_pool!(self, |pool| bind_drawable!(PAYLOADS, env, draw, after, limit, now).fetch_all(pool).await?);
+        let found: Vec<(String, i64, String, String)> = on_pool!(self, |pool| {
+            bind_drawable!(self.drawable(PAYLOADS), env, draw, after, limit, now).fetch_all(pool).await?
+        });
         let run = |(lane, rank, run, payload)| WaitingRun { at: WaitingAt { lane, rank, run }, payload };
         Ok(found.into_iter().map(run).collect())
     }

@@ -17,6 +17,15 @@ pub struct QueueRow {
     /// When the oldest that may start became ready.
     pub oldest_at: Option<Timestamp>,
     pub paused_at: Option<Timestamp>,
+    /// What jobs have of it beside that; `None` in all queues of an env that has too much of it to be counted.
+    pub in_jobs: Option<InJobs>,
+}
+
+/// Runs that wait for no worker and that none carries out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InJobs {
+    pub queued: i64,
+    pub running: i64,
 }
 
 const READY: &str = "-- queue_depths
@@ -44,6 +53,19 @@ GROUP BY lane";
 
 const RUNNING: &str = "-- queue_running
 SELECT lane, COUNT(*) FROM leases WHERE env = $1 GROUP BY lane";
+
+/// What jobs have and has not ended, so that it grows with no history. Each record is looked up by itself, whatever
+/// the database believes about the size of its tables.
+const COUNT_IN_JOBS: &str = "-- queue_in_jobs
+SELECT queue, CAST(SUM(CASE WHEN state = 'queued' THEN 1 ELSE 0 END) AS BIGINT),
+    CAST(SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS BIGINT)
+FROM (SELECT j.state, (SELECT d.queue FROM run_records d WHERE d.env = j.env AND d.id = j.id) AS queue
+    FROM runs j WHERE j.env = $1 LIMIT $2) AS found
+GROUP BY queue";
+const COUNT_DRAWN: &str = "-- drawn_of_env
+SELECT COUNT(*) FROM (SELECT 1 FROM runs WHERE env = $1 LIMIT $2) AS found";
+/// So many of an env are looked up, one by one, and no more.
+const IN_JOBS_MAX: i64 = 50_000;
 
 const KNOWN: &str = "-- known_queues
 SELECT name, paused_at FROM queues WHERE env = $1";
@@ -80,6 +102,7 @@ impl Store {
         let ready: Vec<Depth> = on_pool!(self, |pool| sqlx::query_as(READY).bind(env).fetch_all(pool).await?);
         let running: Vec<(String, i64)> =
             on_pool!(self, |pool| sqlx::query_as(RUNNING).bind(env).fetch_all(pool).await?);
+        let in_jobs = self.in_jobs(env).await?;
         let known: Vec<(String, Option<i64>)> =
             on_pool!(self, |pool| sqlx::query_as(KNOWN).bind(env).fetch_all(pool).await?);
         let mut queues: BTreeMap<String, QueueRow> = BTreeMap::new();
@@ -102,7 +125,28 @@ impl Store {
         for (name, paused_at) in known {
             row(&mut queues, &name, &mut |row| row.paused_at = paused_at.map(Timestamp::from_millis));
         }
+        if let Some(in_jobs) = in_jobs {
+            for name in in_jobs.keys() {
+                row(&mut queues, name, &mut |_| ());
+            }
+            for (name, row) in &mut queues {
+                row.in_jobs = Some(in_jobs.get(name).copied().unwrap_or_default());
+            }
+        }
         Ok(queues.into_values().collect())
+    }
+
+    /// What jobs have of each queue of an env, if it is not too much.
+    async fn in_jobs(&self, env: &str) -> Result<Option<BTreeMap<String, InJobs>>, StoreError> {
+        let drawn: i64 = on_pool!(self, |pool| {
+            sqlx::query_scalar(COUNT_DRAWN).bind(env).bind(IN_JOBS_MAX + 1).fetch_one(pool).await?
+        });
+        if drawn > IN_JOBS_MAX {
+            return Ok(None);
+        }
+        let counts: Vec<(String, i64, i64)> =
+            on_pool!(self, |pool| sqlx::query_as(COUNT_IN_JOBS).bind(env).bind(IN_JOBS_MAX).fetch_all(pool).await?);
+        Ok(Some(counts.into_iter().map(|(name, queued, running)| (name, InJobs { queued, running })).collect()))
     }
 
     /// What may be claimed of each queue, over all envs, the fullest first. Walks over all of it.

@@ -59,7 +59,7 @@ pub struct RunFilter {
     pub accepted_before: Option<Timestamp>,
 }
 
-/// A try that did not end its run.
+/// A worker's try that did not end its run, or any try in a batch.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct PastAttempt {
     pub epoch: i64,
@@ -69,6 +69,11 @@ pub struct PastAttempt {
     pub holder: Option<String>,
     pub leased_at: i64,
     pub settled_at: Option<i64>,
+    pub batch_id: Option<String>,
+    /// What the provider made of it; `None` for a worker's.
+    pub verdict: Option<String>,
+    /// `None` as long as it is not known.
+    pub cost_nanos: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -220,8 +225,8 @@ const RECORD: &str = concat!(
 );
 
 const PAST_ATTEMPTS: &str = "-- past_attempts
-SELECT epoch, state, code, reason, holder, leased_at, settled_at FROM attempts
-WHERE run_id = $1 AND batch_id IS NULL ORDER BY epoch";
+SELECT epoch, state, code, reason, holder, leased_at, settled_at, batch_id, verdict, cost_nanos FROM attempts
+WHERE run_id = $1 ORDER BY epoch";
 
 /// Around the tag that is looked for. PostgreSQL reads no JSON with an escaped NUL in it.
 const TAG_SQLITE: (&str, &str) = (" AND EXISTS (SELECT 1 FROM json_each(r.tags) AS tag WHERE tag.value = ", ")");
@@ -403,7 +408,7 @@ impl Store {
         raw.into_iter().map(RunRecord::try_from).collect()
     }
 
-    /// The tries of a run that did not end it, oldest first.
+    /// The tries of a run that did not end it and all those in batches, oldest first.
     pub async fn past_attempts(&self, id: &RunId) -> Result<Vec<PastAttempt>, StoreError> {
         Ok(on_pool!(self, |pool| sqlx::query_as(PAST_ATTEMPTS).bind(id.as_str()).fetch_all(pool).await?))
     }

@@ -1,13 +1,14 @@
 //! Runs that came in over HTTP in the hands of a job: drawn by one, ended with their requests, given back.
 
-use crate::fixture::{Driven, Fixture, at, ceilings, says, scope};
+use crate::fixture::{COST, Driven, Fixture, at, ceilings, says, scope};
 use crate::sent::{ENV, OTHER_ENV, QUEUE, ids};
 use storage::StoreError;
 use storage::model::{
     BatchState, Draw, JobEvent, JobState, Lane, Policy, RequestState, RunId, RunState, Source, Timestamp,
 };
 use storage::store::{
-    Cancelled, Drawn, Dressed, Fault, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting, WaitingAt,
+    Cancelled, Drawn, Dressed, Fault, Fence, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting,
+    WaitingAt,
 };
 
 const TASK: &str = "summarise";
@@ -18,6 +19,10 @@ pub fn draw() -> Draw {
         since_ms: None,
         until_ms: None,
         queue: None,
+        tags: Vec::new(),
+        session_id: None,
+        concurrency_key: None,
+        priority_min: None,
         policy: Policy::Disjoint,
         standing: None,
     }
@@ -104,6 +109,77 @@ on_both! {
         for (nth, places) in [(0, vec![]), (1, vec!["ready"]), (2, vec![]), (8, vec!["ready"])] {
             assert_eq!(store.places(&records[nth].id).await, places, "{nth}");
         }
+    }
+
+    async fn a_filter_lets_through_what_fulfils_all_of_it_and_leaves_the_rest_as_it_is(store: Fixture) {
+        let mut records = store.prompts(7);
+        for (nth, record) in records.iter_mut().enumerate() {
+            record.payload = nth.to_string();
+        }
+        let tags = ["[]", r#"["a"]"#, r#"["b","a"]"#, r#"["aa","b","A"]"#, r#"["%","it's \"a\", [b]"]"#, r#"["\u0000"]"#];
+        for (record, tags) in records.iter_mut().zip(tags) {
+            record.tags = tags.to_owned();
+        }
+        (records[1].session_id, records[2].session_id) = (Some("ses_1".to_owned()), Some("ses_2".to_owned()));
+        (records[2].lane, records[3].lane) = (Lane::new(QUEUE, "k"), Lane::new("other", "k"));
+        (records[0].priority, records[3].priority, records[4].priority) = (-1, 5, 6);
+        store.take_in(&records).await;
+        let (some, tagged) = (|text: &str| Some(text.to_owned()), |tags: &[&str]| Draw {
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..draw()
+        });
+        let both = Draw { concurrency_key: some("k"), ..tagged(&["b"]) };
+        for (wanted, expected) in [
+            (tagged(&["a"]), vec!["1", "2"]),
+            (tagged(&["a", "b"]), vec!["2"]),
+            (tagged(&["it's \"a\", [b]"]), vec!["4"]),
+            (tagged(&["%"]), vec!["4"]),
+            (tagged(&["c"]), vec![]),
+            (tagged(&[]), vec!["0", "1", "2", "3", "4", "5", "6"]),
+            (Draw { session_id: some("ses_1"), ..draw() }, vec!["1"]),
+            (Draw { concurrency_key: some("k"), ..draw() }, vec!["2", "3"]),
+            (Draw { priority_min: Some(5), ..draw() }, vec!["3", "4"]),
+            (Draw { priority_min: Some(0), ..draw() }, vec!["1", "2", "3", "4", "5", "6"]),
+            (both.clone(), vec!["2", "3"]),
+            (Draw { queue: some("other"), ..both.clone() }, vec!["3"]),
+            (Draw { session_id: some("ses_1"), ..both.clone() }, vec![]),
+        ] {
+            let mut found: Vec<_> = store.waiting_payloads(ENV, &wanted, &WaitingAt::default(), 9, at(50)).await.unwrap()
+                .into_iter().map(|run| run.payload).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{wanted:?}");
+            let waiting = store.waiting_for(ENV, &wanted, 9, at(50)).await.unwrap();
+            assert_eq!(waiting.runs, i64::try_from(expected.len()).unwrap(), "{wanted:?}");
+        }
+        let left = [0, 1, 4, 5, 6].map(|nth: usize| records[nth].id.clone());
+        let mut before = Vec::new();
+        for run in &left {
+            before.push(store.stands(run).await);
+        }
+        let job = store.drawing(Source::Daemon, &both).await;
+        assert_eq!(store.draws(&job, &both, 9).await.unwrap().runs, 2);
+        assert_eq!(store.draws(&job, &both, 9).await.unwrap(), Drawn::default());
+        for (run, before) in left.iter().zip(before) {
+            assert_eq!((store.places(run).await, store.stands(run).await), (vec!["ready"], before), "invariant 20");
+        }
+    }
+
+    /// Nodes of the version before read what asks for nothing new, and this one reads what they have written.
+    async fn a_scope_is_stored_without_what_it_does_not_ask_for(store: Fixture) {
+        let scope = Draw { since_ms: Some(5), ..draw() };
+        let job = store.made(Source::Daemon, &scope).await;
+        let text = format!("SELECT COUNT(*) FROM jobs WHERE id = '{}' AND draw = ", job.id);
+        let old = r#"'{"task":"summarise","since_ms":5,"until_ms":null,"queue":null,"policy":"disjoint","standing":null}'"#;
+        assert_eq!(store.raw.number(&(text + old)).await, 1);
+        let read = async |id| store.job_of_env(ENV, id).await.unwrap().expect("it is there").draw;
+        assert_eq!(read(&job.id).await, Some(scope.clone()));
+        let some = |text: &str| Some(text.to_owned());
+        let whole = Draw {
+            tags: vec!["a \"b\"".to_owned()], session_id: some("s"), concurrency_key: some("k"), priority_min: Some(-3),
+            ..scope
+        };
+        let job = store.made(Source::Backfill, &whole).await;
+        assert_eq!(read(&job.id).await, Some(whole));
     }
 
     async fn the_first_instant_of_a_scope_is_in_it_and_the_one_before_is_not(store: Fixture) {
@@ -197,6 +273,39 @@ on_both! {
         assert_eq!(store.fresh_in_pool(&job.id, 9).await.unwrap(), Waiting::default(), "it was tried");
         let again = store.settle(&fence, BatchState::Ended, 1, &verdicts, at(31)).await.unwrap();
         assert_eq!(again, Settled { ignored: 3, ..Settled::default() });
+    }
+
+    async fn each_try_in_a_batch_is_told_with_its_verdict_whoever_has_the_run_by_then(store: Fixture) {
+        let records = store.prompts(1);
+        let job = store.drawn(&records).await;
+        let run = &records[0].id;
+        let tries = async || {
+            let told = store.past_attempts(run).await.unwrap();
+            told.into_iter().map(|a| (a.epoch, a.state, a.batch_id, a.verdict, a.cost_nanos)).collect::<Vec<_>>()
+        };
+        let told = |epoch, state: &str, fence: &Fence, verdict: &str, cost| {
+            (epoch, state.to_owned(), Some(fence.batch.to_string()), Some(verdict.to_owned()), cost)
+        };
+        assert_eq!(tries().await, []);
+        let first = store.opened(&job, 9).await;
+        assert_eq!((store.stands(run).await.attempts, tries().await), (1, vec![told(1, "leased", &first, "open", None)]));
+        store.bring(&first, BatchState::Ended).await.unwrap();
+        assert_eq!(tries().await, [told(1, "started", &first, "open", None)]);
+        store.settle_all(&first, BatchState::Ended, RequestState::Errored).await.unwrap();
+        store.collected(&first, at(9)).await.unwrap();
+        let failed = told(1, "failed", &first, "errored", Some(0));
+        store.ask_job(ENV, &job.id, JobEvent::Cancelled, None, at(10)).await.unwrap();
+        assert_eq!(store.give_back(&job.id, 9, at(11)).await.unwrap(), 1);
+        assert_eq!((store.stands(run).await.attempts, tries().await), (1, vec![failed.clone()]));
+        let next = store.drawing(Source::Daemon, &draw()).await;
+        store.draws(&next, &draw(), 9).await.unwrap();
+        store.open_round(&next.id, next.epoch, 1, at(12)).await.unwrap();
+        let second = store.opened(&next, 9).await;
+        store.bring(&second, BatchState::Ended).await.unwrap();
+        store.settle_all(&second, BatchState::Ended, RequestState::Succeeded).await.unwrap();
+        let done = store.stands(run).await;
+        assert_eq!((done.state, done.attempts), (RunState::Succeeded, 2));
+        assert_eq!(tries().await, [failed, told(2, "succeeded", &second, "succeeded", Some(COST))]);
     }
 
     async fn a_payload_that_is_no_request_fails_and_says_why(store: Fixture) {

@@ -39,6 +39,7 @@ const QUEUES: &str = include_str!("../../src/store/queues.rs");
 const SESSION_SWEEP: &str = include_str!("../../src/store/session_sweep.rs");
 const SWEEPS: &str = include_str!("../../src/store/sweeps.rs");
 const RETENTION: &str = include_str!("../../src/store/retention.rs");
+const DRAW: &str = include_str!("../../src/store/draw.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 const IMPORT: &str = include_str!("../../src/store/import.rs");
 const REPAIR: &str = include_str!("../../src/store/repair.rs");
@@ -85,9 +86,14 @@ const HOT: &[Hot] = &[
         "'{run}', '{failed}', '{c}', '{r}', '{o}', '{1}', '{1}', '{1}', '{acme/prod}', 1",
     ),
     both(QUEUES, "WAITING_BUFFERED", "'acme/prod', 100"),
+    both(QUEUES, "COUNT_IN_JOBS", "'acme/prod', 100"),
+    both(QUEUES, "COUNT_DRAWN", "'acme/prod', 100"),
     both(QUEUES, "WAITING_READY", "'acme/prod', 100"),
     sqlite(QUEUES, "WAITING_SLICE"),
     both(ACCEPT, "HELD", "'acme/prod', 'k'"),
+    both(DRAW, "TAKE", DRAWABLE),
+    both(DRAW, "WAITING", DRAWABLE),
+    both(DRAW, "PAYLOADS", DRAWABLE),
 ];
 
 /// Those by which the retention clears away.
@@ -104,6 +110,9 @@ const CLEARING: &[Hot] = &[
     both(RETENTION, "DROP_REQUESTS", "'bat', 9"),
     both(RETENTION, "REMEMBER", "'bat', 9"),
 ];
+
+/// Of a scope with everything in its filter.
+const DRAWABLE: &str = "'~pull:t', 1, 0, 9, 'mail', 100, '', 0, '', 'ses', 'k', 0, '[\"a\", \"b\"]'";
 
 /// Statements that are put together from values, as SQLite is given them.
 const BUILT_SQLITE: &[&str] = &[
@@ -132,25 +141,27 @@ fn succeed_sqlite(rows: usize) -> String {
     )
 }
 
-/// Those that may put in order what has come due or has lapsed, which is little.
-const MAY_SORT: &[&str] = &["DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
+/// Those that may put in order what has come due or has lapsed, which is little, or what is bounded and seldom asked for.
+const MAY_SORT: &[&str] = &["COUNT_IN_JOBS", "DUE", "EXPIRED_BUFFER", "EXPIRED_READY", "LAPSED_PULLS"];
 
 /// What the store fills in.
-type Fill = [(&'static str, &'static str); 3];
+type Fill = [(&'static str, &'static str); 4];
 const FILL_SQLITE: Fill = [
     ("{skip_locked}", ""),
     ("{place}", "env, run_id"),
     ("{picked}", "(env, run_id) IN (SELECT env, run_id FROM picked)"),
+    ("{tagged}", "TAGGED_SQLITE"),
 ];
 const FILL_POSTGRES: Fill = [
     ("{skip_locked}", " FOR UPDATE SKIP LOCKED"),
     ("{place}", "ctid AS place"),
     ("{picked}", "ctid = ANY(ARRAY(SELECT place FROM picked))"),
+    ("{tagged}", "TAGGED_POSTGRES"),
 ];
 
 /// What SQLite may walk from end to end: what a statement itself has made, and what nodes there are.
 const SMALL: &[&str] =
-    &["found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "o", "(subquery-2)"];
+    &["wanted", "tag", "found", "f", "v", "e", "gone", "picked", "nodes", "waiting", "held", "w", "o", "(subquery-2)"];
 
 only_on! { Sqlite:
     async fn hot_statements_of_sqlite_look_into_indexes_only(store: Fixture) {
@@ -232,11 +243,25 @@ async fn look_into_indexes_only(store: &Fixture, statements: &[Hot]) {
 
 impl Hot {
     fn sql(&self, fill: Fill) -> String {
-        let head = format!("const {}: &str =", self.name);
-        let (_, from) = self.source.split_once(&head).unwrap_or_else(|| panic!("{} is gone", self.name));
-        let (_, text) = from.split_once('"').expect("it is a text");
-        let (text, _) = text.split_once("\";").expect("it ends");
-        fill.iter().fold(text.to_owned(), |text, (name, with)| text.replace(name, with))
+        fill.iter().fold(self.text(self.name), |text, (name, with)| match *name {
+            "{tagged}" if text.contains(name) => text.replace(name, &self.text(with)),
+            _ => text.replace(name, with),
+        })
+    }
+
+    /// A text as it stands in the source, or several that are put together.
+    fn text(&self, name: &str) -> String {
+        let after = |head: &str| self.source.split_once(head).unwrap_or_else(|| panic!("{head} is gone")).1;
+        let from = after(&format!("const {name}: &str ="));
+        let end = if from.trim_start().starts_with("concat!(") { "\n);" } else { "\";" };
+        let (pieces, _) = from.split_once(end).expect("it ends");
+        let drawable = || after("macro_rules! drawable").split('"').nth(1).expect("it is a text");
+        let piece = |(nth, piece)| match nth % 2 {
+            1 => piece,
+            _ if str::contains(piece, "drawable!()") => drawable(),
+            _ => "",
+        };
+        pieces.split('"').enumerate().map(piece).collect()
     }
 }
 

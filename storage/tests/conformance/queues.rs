@@ -1,15 +1,18 @@
 //! Queues: what waits in each, and pausing them.
 
-use crate::fixture::at;
+use crate::fixture::{at, says};
 use crate::sent::{ENV, OTHER_ENV, QUEUE};
-use storage::model::Lane;
-use storage::store::{Ending, NewRecord, QueueRow, QueueTotal};
+use storage::model::{BatchState, JobEvent, Lane, RequestState};
+use storage::store::{Ending, InJobs, NewRecord, QueueRow, QueueTotal};
+
+/// It is known that jobs have nothing.
+const NONE: Option<InJobs> = Some(InJobs { queued: 0, running: 0 });
 
 on_both! {
     async fn a_queue_is_there_as_soon_as_a_run_names_it_and_gone_with_its_last(store: Fixture) {
         assert_eq!(store.queues(ENV).await.unwrap(), []);
         let run = store.sent(store.record(ENV)).await;
-        let queue = QueueRow { name: QUEUE.to_owned(), queued: 1, oldest_at: Some(at(0)), ..QueueRow::default() };
+        let queue = QueueRow { name: QUEUE.to_owned(), queued: 1, oldest_at: Some(at(0)), in_jobs: NONE, ..QueueRow::default() };
         assert_eq!(store.queues(ENV).await.unwrap(), [queue]);
         assert_eq!(store.queues(OTHER_ENV).await.unwrap(), []);
         store.cancel_run(ENV, &run, at(5)).await.unwrap();
@@ -56,6 +59,7 @@ on_both! {
             running,
             oldest_at: oldest.map(at),
             paused_at: None,
+            in_jobs: NONE,
         };
         let mut expected = vec![
             row("mail", 3, 1, 0, Some(3)),
@@ -66,6 +70,42 @@ on_both! {
         assert_eq!(store.queues(ENV).await.unwrap(), expected);
         store.settle_one(&lease, Ending::Succeeded).await;
         assert_eq!(store.queues(ENV).await.unwrap().len(), 2);
+    }
+
+    async fn what_a_job_has_counts_in_the_queue_it_names_until_it_ends(store: Fixture) {
+        let records = store.prompts(4);
+        let job = store.drawn(&records[..3]).await;
+        let counts = async |ready, queued, running| {
+            let row = store.queues(ENV).await.unwrap().remove(0);
+            assert_eq!((row.name.as_str(), row.queued, row.running), (QUEUE, ready, 0));
+            assert_eq!(row.in_jobs, Some(InJobs { queued, running }));
+            assert_eq!(store.queues(OTHER_ENV).await.unwrap(), []);
+        };
+        counts(0, 3, 0).await;
+        store.take_in(&records[3..]).await;
+        counts(1, 3, 0).await;
+        let fence = store.opened(&job, 2).await;
+        counts(1, 1, 2).await;
+        store.bring(&fence, BatchState::Ended).await.unwrap();
+        let verdicts = [says(0, RequestState::Succeeded), says(1, RequestState::Errored)];
+        store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
+        counts(1, 2, 0).await;
+        store.collected(&fence, at(31)).await.unwrap();
+        store.ask_job(ENV, &job.id, JobEvent::Cancelled, None, at(32)).await.unwrap();
+        store.give_back(&job.id, 9, at(33)).await.unwrap();
+        counts(3, 0, 0).await;
+    }
+
+    async fn more_than_is_counted_of_what_jobs_have_is_not_told_as_none(store: Fixture) {
+        store.sent(store.record(ENV)).await;
+        let many = format!("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50001)
+            INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at, env)
+            SELECT 'run ' || x, 'many', x, 'run ' || x, '', 'queued', 1, 1, 1, '{ENV}' FROM n");
+        store.raw.exec(&many).await;
+        let row = store.queues(ENV).await.unwrap().remove(0);
+        assert_eq!((row.queued, row.in_jobs), (1, None), "not counted is not 0 (invariant 25)");
+        store.raw.exec("DELETE FROM runs WHERE pool = 'many'").await;
+        assert_eq!(store.queues(ENV).await.unwrap()[0].in_jobs, NONE);
     }
 
     async fn pull_runs_count_in_the_queue_they_name(store: Fixture) {
@@ -87,7 +127,7 @@ on_both! {
         store.pause_queue(ENV, QUEUE, Some(at(9))).await.unwrap();
         store.pause_queue(OTHER_ENV, "other", Some(at(6))).await.unwrap();
         assert_eq!(paused().await, [of(OTHER_ENV, "other"), of(ENV, QUEUE)]);
-        let row = QueueRow { name: QUEUE.to_owned(), paused_at: Some(at(5)), ..QueueRow::default() };
+        let row = QueueRow { name: QUEUE.to_owned(), paused_at: Some(at(5)), in_jobs: NONE, ..QueueRow::default() };
         assert_eq!(store.queues(ENV).await.unwrap(), [row], "it is there though nothing waits in it");
         for _ in 0..2 {
             store.pause_queue(ENV, QUEUE, None).await.unwrap();

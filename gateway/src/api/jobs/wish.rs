@@ -1,5 +1,6 @@
 //! What a request for a job asks for, read strictly.
 
+use super::super::new_run::{KEY_CHARS, PRIORITY, TAG_CHARS, TAGS_MAX};
 use crate::http::fields::{Charset, Fields};
 use actors::LlmTask;
 use actors::runs::{TaskKind, Tasks};
@@ -50,12 +51,17 @@ impl Wish {
             // A backfill is bounded: what comes in after it was asked for is not its own.
             until_ms: (source == Source::Backfill).then_some(now.millis() + 1),
             queue: None,
+            tags: Vec::new(),
+            session_id: None,
+            concurrency_key: None,
+            priority_min: None,
             policy,
             standing: None,
         };
         if let Some(mut scope) = fields.section("scope") {
             draw.since_ms = scope.day_or_time("since").map(Timestamp::millis);
             draw.queue = scope.optional_text("queue", 1..=128, Charset::Name);
+            filter(&mut scope, &mut draw);
             fields.absorb(scope);
         }
         draw.standing = period(fields, source);
@@ -75,6 +81,23 @@ impl Wish {
             edition: 0,
         }
     }
+}
+
+/// All of it must be true of a run. The queue may stand here or beside it.
+fn filter(scope: &mut Fields<'_>, draw: &mut Draw) {
+    let Some(mut filter) = scope.section("filter") else { return };
+    let queue = filter.optional_text("queue", 1..=128, Charset::Name);
+    match (&draw.queue, &queue) {
+        (Some(beside), Some(_)) if draw.queue != queue => {
+            filter.refuse_field("queue", "conflict", format!("the scope names the queue `{beside}` already"));
+        }
+        _ => draw.queue = draw.queue.take().or(queue),
+    }
+    draw.tags = filter.tags("tags", TAGS_MAX, TAG_CHARS).unwrap_or_default();
+    draw.session_id = filter.optional_text("session_id", 1..=64, Charset::Name);
+    draw.concurrency_key = filter.optional_text("concurrency_key", 1..=KEY_CHARS, Charset::Visible);
+    draw.priority_min = filter.integer("priority_min", -PRIORITY..=PRIORITY);
+    scope.absorb(filter);
 }
 
 fn period(fields: &mut Fields<'_>, source: Source) -> Option<Standing> {

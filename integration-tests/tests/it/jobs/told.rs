@@ -60,6 +60,67 @@ fn jobs_since_begins_at_midnight_utc_and_what_lies_before_is_left_as_it_is() {
     server.stop();
 }
 
+/// All of a filter must be true of a run; one that lies outside is left as it is (invariant 20).
+#[test]
+fn jobs_a_filter_is_planned_told_kept_and_carried_out_and_nothing_else() {
+    let supplier = Supplier::new(Protocol::OpenAi, Account::open());
+    let phases = "\n[sessions.review]\ninitial = \"a\"\nedges = { a = [\"complete\"] }\n";
+    let mut server = server(Database::Postgres, &supplier).config(&(supplier.with_task(TASK) + phases)).start();
+    let mut client = server.client();
+    let session = client.post("/sessions", &json!({"type": "review"})).is(201).field("id");
+    let sent = [
+        json!({"tags": ["nightly", "eu"], "concurrency_key": "k", "priority": 5}),
+        json!({"tags": ["nightly"], "session_id": session}),
+        json!({"tags": ["eu"], "queue": "other"}),
+    ];
+    let mut runs = Vec::new();
+    for (number, mut run) in sent.into_iter().enumerate() {
+        (run["task"], run["payload"]) = (json!(TASK), supplier.payload(number));
+        runs.push(client.run(&run));
+    }
+    let plan = |client: &mut Client, filter: &Value| {
+        let wish = json!({"pool": TASK, "dry_run": true, "scope": {"filter": filter}});
+        client.post("/jobs", &wish).is(200).json()
+    };
+    for (filter, items) in [
+        (json!({}), 3),
+        (json!({"tags": []}), 3),
+        (json!({"tags": ["nightly"]}), 2),
+        (json!({"tags": ["eu", "nightly", "eu"]}), 1),
+        (json!({"tags": ["eu"], "queue": "other"}), 1),
+        (json!({"session_id": session}), 1),
+        (json!({"concurrency_key": "k"}), 1),
+        (json!({"priority_min": 0}), 3),
+        (json!({"priority_min": 1}), 1),
+        (json!({"priority_min": 1, "session_id": session}), 0),
+    ] {
+        assert_eq!(plan(&mut client, &filter)["items"], items, "{filter}");
+    }
+    let eu = json!({"tags": ["eu"], "priority_min": 0, "concurrency_key": "k"});
+    let wish = |filter: &Value| {
+        json!({"pool": TASK, "source": "daemon", "scope": {"filter": filter},
+        "period": {"seconds": 0.3}})
+    };
+    let id = start(&mut client, &wish(&eu));
+    let told = json!({"queue": null, "tags": ["eu"], "session_id": null, "concurrency_key": "k", "priority_min": 0});
+    assert_eq!(job(&mut client, &id)["scope"]["filter"], told);
+    assert_eq!(client.list("/jobs")[0]["scope"]["filter"], told);
+    eventually("what is in it is carried out", || job(&mut client, &id)["items"]["succeeded"] == 1);
+    let other = client.post("/jobs", &wish(&json!({"session_id": session})));
+    other.is_problem(409, "conflict");
+    for words in [&id, "tags eu", "concurrency key k", "priority from 0", &format!("session {session}")] {
+        assert!(other.field("detail").contains(words), "{words}: {other:?}");
+    }
+    let mut events = client.follow(&format!("/jobs/{id}/events"), None).expect("a stream");
+    let created = events.next().expect("an event");
+    assert!(created.name == "created" && created.data.contains(r#""tags":["eu"]"#), "{created:?}");
+    for (run, status) in runs.iter().zip(["succeeded", "queued", "queued"]) {
+        let run = client.read(run);
+        assert_eq!((&run["status"], &run["attempt"]), (&json!(status), &json!(i64::from(status != "queued"))), "{run}");
+    }
+    server.stop();
+}
+
 #[test]
 fn s001_b7_jobs_a_second_owner_is_refused_naming_the_first_and_both_scopes() {
     let (supplier, mut server, mut client) = started(Database::Sqlite);
@@ -89,6 +150,7 @@ fn s001_b7_jobs_a_second_owner_is_refused_naming_the_first_and_both_scopes() {
 #[test]
 fn jobs_what_cannot_be_meant_is_refused_field_by_field() {
     let (_supplier, mut server, mut client) = started(Database::Sqlite);
+    let filtered = |filter: Value| json!({"pool": TASK, "scope": {"filter": filter}});
     for (wish, pointer, code) in [
         (json!({}), "/pool", "required"),
         (json!({"pool": "noop"}), "/pool", "unknown_pool"),
@@ -96,6 +158,18 @@ fn jobs_what_cannot_be_meant_is_refused_field_by_field() {
         (json!({"pool": TASK, "scope": {"since": "yesterday"}}), "/scope/since", "format"),
         (json!({"pool": TASK, "scope": {"since": "2026-02-30"}}), "/scope/since", "format"),
         (json!({"pool": TASK, "scope": {"until": "2026-02-03"}}), "/scope/until", "unknown_field"),
+        (filtered(json!({"tag": ["a"]})), "/scope/filter/tag", "unknown_field"),
+        (filtered(json!(["a"])), "/scope/filter", "type"),
+        (filtered(json!({"tags": "a"})), "/scope/filter/tags", "type"),
+        (filtered(json!({"tags": ["a", 1]})), "/scope/filter/tags/1", "type"),
+        (filtered(json!({"tags": (0..11).collect::<Vec<_>>()})), "/scope/filter/tags", "too_many"),
+        (filtered(json!({"tags": ["a\n"]})), "/scope/filter/tags/0", "charset"),
+        (filtered(json!({"session_id": 5})), "/scope/filter/session_id", "type"),
+        (filtered(json!({"session_id": "a b"})), "/scope/filter/session_id", "charset"),
+        (filtered(json!({"concurrency_key": ""})), "/scope/filter/concurrency_key", "length"),
+        (filtered(json!({"priority_min": 1.5})), "/scope/filter/priority_min", "type"),
+        (filtered(json!({"priority_min": 86_401})), "/scope/filter/priority_min", "range"),
+        (json!({"pool": TASK, "scope": {"queue": "a", "filter": {"queue": "b"}}}), "/scope/filter/queue", "conflict"),
         (json!({"pool": TASK, "limits": {"max_usd": 5}}), "/limits/max_usd", "type"),
         (json!({"pool": TASK, "limits": {"max_usd": "many"}}), "/limits/max_usd", "format"),
         (json!({"pool": TASK, "limits": {"max_rounds": 0}}), "/limits/max_rounds", "range"),
@@ -161,6 +235,13 @@ fn jobs_the_command_line_plans_starts_and_follows_a_job_to_its_exit_code() {
     let out = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
     let plan = cli(&server, &url, &["jobs", "plan", TASK, "--max-usd", "1"]);
     assert!(plan.status.success() && out(&plan).contains("items\t3\n"), "{plan:?}");
+    let filter = ["--tag", "x", "--tag", "y", "--session", "ses_1", "--concurrency-key", "k", "--priority-min", "-2"];
+    let none = cli(&server, &url, &[&["jobs", "plan", TASK], filter.as_slice()].concat());
+    for words in ["items\t0\n", "tags\tx,y\n", "session\tses_1\n", "concurrency key\tk\n", "priority from\t-2\n"] {
+        assert!(none.status.success() && out(&none).contains(words), "{words}: {none:?}");
+    }
+    let crowded = cli(&server, &url, &[["jobs", "start", TASK].as_slice(), &["--tag", ""]].concat());
+    assert_eq!(crowded.status.code(), Some(2), "{crowded:?}");
     let started = cli(&server, &url, &["jobs", "start", TASK, "--label", "nightly", "-o", "json"]);
     let id = serde_json::from_str::<Value>(&out(&started)).expect("a job")["id"].as_str().expect("an id").to_owned();
     assert!(String::from_utf8_lossy(&started.stderr).contains(&format!("tidegate jobs watch {id}")), "{started:?}");
