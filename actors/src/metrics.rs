@@ -4,6 +4,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 pub const ACTOR_RESTARTS: &str = "tidegate_actor_restarts_total";
 pub const ACTOR_RESTART_SECONDS: &str = "tidegate_actor_restart_seconds";
+pub const CHAOS_KILLS: &str = "tidegate_chaos_kills_total";
 pub const BATCHES: &str = "tidegate_llm_batches";
 pub const BATCHES_UNRECONCILED: &str = "tidegate_llm_batches_unreconciled";
 pub const BATCH_CREATES: &str = "tidegate_llm_batch_creates_total";
@@ -47,7 +48,12 @@ pub const HISTOGRAMS: &[(&str, &[f64])] = &[
 
 /// Registers every help text with the installed recorder.
 pub fn describe() {
-    describe_counter!(ACTOR_RESTARTS, Unit::Count, "Children rebuilt by the supervisor, by actor and cause.");
+    describe_counter!(
+        ACTOR_RESTARTS,
+        Unit::Count,
+        "Children rebuilt by the supervisor, by actor, cause and whether it was wanted."
+    );
+    describe_counter!(CHAOS_KILLS, Unit::Count, "Children told to die on purpose, by target and mode.");
     describe_histogram!(ACTOR_RESTART_SECONDS, Unit::Seconds, "From a child's death to its successor's first answer.");
     describe_gauge!(BATCHES, Unit::Count, "Provider batches in flight, by state.");
     describe_gauge!(BATCHES_UNRECONCILED, Unit::Count, "Batches of which it is unknown whether the provider has them.");

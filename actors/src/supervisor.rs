@@ -14,11 +14,12 @@ pub use registry::{ForgetJob, OpenBatch, OpenRefused, RegisterJob, Registry};
 
 use crate::batch_poller::{BatchPoller, ResumeBatch};
 use crate::config::Supervision;
-use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS};
+use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS, CHAOS_KILLS};
 use crate::parts::Parts;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture};
 use child::Running;
 use restarts::{History, Verdict};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -34,10 +35,24 @@ struct ChildDown {
 
 /// Kills a child on purpose.
 #[derive(Debug, Message)]
-#[rtype(result = "bool")]
+#[rtype(result = "Killed")]
 pub struct KillChild {
     pub name: String,
     pub mode: Misbehave,
+    /// Whether the death counts towards the restart budget, and makes the next start wait longer, as one by a fault does.
+    pub counts: bool,
+}
+
+/// What became of the wish to kill a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, actix::MessageResponse)]
+pub enum Killed {
+    /// It was told to die, as this generation.
+    Told {
+        generation: u64,
+    },
+    /// It is dead, or dying of another kill.
+    Down,
+    NoSuchChild,
 }
 
 /// How every child stands.
@@ -57,10 +72,20 @@ pub struct ChildStatus {
     pub generation: u64,
     pub up: bool,
     pub restarts: u64,
+    /// Those of them that somebody wanted.
+    pub injected: u64,
+    /// Deaths that count towards the restart budget now.
+    pub recent_deaths: usize,
+    /// How long it has left a ping unanswered by now.
+    pub silent_for: Option<Duration>,
     pub last_exit: Option<Exit>,
-    /// From each death to the successor's first answer, with the cause.
+    pub last_panic: Option<String>,
+    /// From each of its latest deaths to the successor's first answer, with the cause.
     pub latencies: Vec<(&'static str, Duration)>,
 }
+
+/// Latest deaths of a child of which it is known how long its successor took.
+const LATENCIES: usize = 10_000;
 
 /// Why the supervisor gave up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,13 +118,15 @@ struct Slot {
     generation: u64,
     history: History,
     restarts: u64,
+    injected: u64,
     /// When the ping under way was sent; `None` when none is.
     pinged_at: Option<Instant>,
-    /// When it was last told to die; its death counts from then.
-    kill_sent_at: Option<Instant>,
+    /// When it was last told to die, and whether that counts; its death is as old as that.
+    kill_sent: Option<(Instant, bool)>,
     died_at: Option<(Instant, &'static str)>,
     last_exit: Option<Exit>,
-    latencies: Vec<(&'static str, Duration)>,
+    last_panic: Option<String>,
+    latencies: VecDeque<(&'static str, Duration)>,
 }
 
 /// See the module's first lines.
@@ -186,7 +213,10 @@ impl Supervisor {
         if let Some((died_at, cause)) = slot.died_at.take() {
             let latency = now().duration_since(died_at);
             metrics::histogram!(ACTOR_RESTART_SECONDS, "actor" => slot.child.name).record(latency.as_secs_f64());
-            slot.latencies.push((cause, latency));
+            if slot.latencies.len() >= LATENCIES {
+                slot.latencies.pop_front();
+            }
+            slot.latencies.push_back((cause, latency));
         }
     }
 
@@ -213,13 +243,25 @@ impl Supervisor {
             return;
         }
         let name = slot.child.name;
-        let died_at = slot.kill_sent_at.take().unwrap_or_else(now);
+        let kill_sent = slot.kill_sent.take();
+        let died_at = kill_sent.map_or_else(now, |(at, _)| at);
         slot.died_at.get_or_insert((died_at, down.exit.word()));
         slot.last_exit = Some(down.exit.clone());
-        match slot.history.death(since_start, &settings) {
+        if let Exit::Panicked(text) = &down.exit {
+            slot.last_panic = Some(text.clone());
+        }
+        let counts = kill_sent.is_none_or(|(_, counts)| counts);
+        let verdict = match counts {
+            true => slot.history.death(since_start, &settings),
+            false => Verdict::Rebuild { failures: 1 },
+        };
+        match verdict {
             Verdict::Rebuild { failures } => {
                 slot.restarts += 1;
-                metrics::counter!(ACTOR_RESTARTS, "actor" => name, "cause" => down.exit.word()).increment(1);
+                slot.injected += u64::from(kill_sent.is_some());
+                let (cause, injected) = (down.exit.word(), if kill_sent.is_some() { "true" } else { "false" });
+                metrics::counter!(ACTOR_RESTARTS, "actor" => name, "cause" => cause, "injected" => injected)
+                    .increment(1);
                 let wait = settings.backoff.after(failures, &mut rand::rng());
                 warn!(actor = name, cause = down.exit.word(), wait_ms = wait.as_millis(), "child died; rebuilding it");
                 context.run_later(wait, move |this, context| this.start_child(down.index, context));
@@ -251,11 +293,18 @@ impl Slot {
             history: History::default(),
             restarts: 0,
             pinged_at: None,
-            kill_sent_at: None,
+            injected: 0,
+            kill_sent: None,
             died_at: None,
             last_exit: None,
-            latencies: Vec::new(),
+            last_panic: None,
+            latencies: VecDeque::new(),
         }
+    }
+
+    /// It has answered, and nobody has told it to die since.
+    fn is_up(&self) -> bool {
+        self.running.is_some() && self.died_at.is_none() && self.kill_sent.is_none()
     }
 }
 
@@ -286,20 +335,20 @@ impl Handler<ChildDown> for Supervisor {
 }
 
 impl Handler<KillChild> for Supervisor {
-    type Result = bool;
+    type Result = Killed;
 
-    fn handle(&mut self, kill: KillChild, context: &mut Context<Self>) -> bool {
-        let slot = self.slots.iter_mut().find(|slot| slot.child.name == kill.name);
-        let Some((slot, act)) = slot.and_then(|slot| {
-            let act = slot.running.as_ref()?.misbehave(kill.mode);
-            Some((slot, act))
-        }) else {
-            return false;
+    fn handle(&mut self, kill: KillChild, context: &mut Context<Self>) -> Killed {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.child.name == kill.name) else {
+            return Killed::NoSuchChild;
         };
+        let Some(running) = slot.running.as_ref().filter(|_| slot.is_up()) else { return Killed::Down };
+        let act = running.misbehave(kill.mode);
         info!(actor = slot.child.name, mode = kill.mode.word(), "killing a child on purpose");
-        slot.kill_sent_at.get_or_insert_with(now);
+        metrics::counter!(CHAOS_KILLS, "target" => slot.child.name, "mode" => kill.mode.word()).increment(1);
+        slot.kill_sent = Some((now(), kill.counts));
+        let generation = slot.generation;
         context.spawn(act.into_actor(self));
-        true
+        Killed::Told { generation }
     }
 }
 
@@ -307,13 +356,18 @@ impl Handler<Tree> for Supervisor {
     type Result = MessageResult<Tree>;
 
     fn handle(&mut self, _: Tree, _: &mut Context<Self>) -> MessageResult<Tree> {
+        let (since_start, settings) = (now().duration_since(self.started), self.settings);
         let status = |slot: &Slot| ChildStatus {
             name: slot.child.name,
             generation: slot.generation,
-            up: slot.running.is_some() && slot.died_at.is_none() && slot.kill_sent_at.is_none(),
+            up: slot.is_up(),
             restarts: slot.restarts,
+            injected: slot.injected,
+            recent_deaths: slot.history.recent(since_start, &settings),
+            silent_for: slot.pinged_at.map(|at| now().duration_since(at)),
             last_exit: slot.last_exit.clone(),
-            latencies: slot.latencies.clone(),
+            last_panic: slot.last_panic.clone(),
+            latencies: slot.latencies.iter().copied().collect(),
         };
         MessageResult(self.slots.iter().map(status).collect())
     }

@@ -17,6 +17,8 @@ mod pull;
 mod buffer;
 mod buffer_entries;
 mod fleet;
+mod tree;
+mod audit;
 mod jobs;
 mod batches;
 mod sessions;
@@ -84,7 +86,7 @@ impl Api {
             cursors: Cursors::new(secret),
             runs,
             supervisor,
-            chaos: false,
+            chaos: config.chaos.enabled,
             slots: config.sections().settings().slots,
             body_limits: body::Limits::of(config.server.body_limit_bytes),
             room: Room::default(),
@@ -210,6 +212,8 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/nodes"),
     ("POST", "/nodes/{id}/drain"),
     ("GET", "/actors"),
+    ("POST", "/actors/{name}/kill"),
+    ("GET", "/audit"),
     ("GET", "/autoscale"),
 ];
 
@@ -260,7 +264,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/sweeps/{kind}/run").route(web::post().to(sweeps::run)))
             .service(resource("/nodes").route(web::get().to(fleet::nodes)))
             .service(resource("/nodes/{id}/drain").route(web::post().to(fleet::drain)))
-            .service(resource("/actors").route(web::get().to(fleet::actors)))
+            .service(resource("/actors").route(web::get().to(tree::list)))
+            .service(resource("/actors/{name}/kill").route(web::post().to(tree::kill)))
+            .service(resource("/audit").route(web::get().to(audit::list)))
             .service(resource("/autoscale").route(web::get().to(fleet::autoscale))),
     );
     docs::routes(config);

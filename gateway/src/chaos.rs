@@ -7,7 +7,7 @@
 use crate::cli::duration;
 use crate::exit::Failure;
 use actors::Running;
-use actors::supervisor::{ChildStatus, KillChild, Misbehave, Tree};
+use actors::supervisor::{ChildStatus, KillChild, Killed, Misbehave, Tree};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -67,9 +67,10 @@ async fn carry_out(plan: Plan, supervisor: actix::Addr<actors::supervisor::Super
                 loop {
                     every.tick().await;
                     let up = supervisor.send(Tree).await.unwrap_or_default();
-                    let kill = KillChild { name: name.clone(), mode: *mode };
+                    // Counted like faults, so that what a crash loop leads to is seen too.
+                    let kill = KillChild { name: name.clone(), mode: *mode, counts: true };
                     let is_up = up.iter().any(|child| child.name == name && child.up);
-                    if is_up && supervisor.send(kill).await.unwrap_or(false) {
+                    if is_up && matches!(supervisor.send(kill).await, Ok(Killed::Told { .. })) {
                         break;
                     }
                 }

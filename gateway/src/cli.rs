@@ -7,7 +7,9 @@ mod jobs;
 mod sessions;
 mod sweep;
 mod repair;
+mod chaos;
 
+pub use chaos::{ActorsArgs, ActorsCommand, ChaosArgs, ChaosCommand, ModeArg};
 pub use fleet::{
     BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
     WorkersCommand,
@@ -108,6 +110,10 @@ pub enum Command {
     Sweep(SweepArgs),
     /// Put right at once what was left behind, or take in what was bought elsewhere
     Repair(RepairArgs),
+    /// The actors of a server: see them, kill one on purpose
+    Actors(ActorsArgs),
+    /// Kill actors by a plan, to see that it holds
+    Chaos(ChaosArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
     /// Print the OpenAPI document of the API

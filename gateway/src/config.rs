@@ -3,12 +3,14 @@
 mod dollars;
 mod engine;
 mod sessions;
+mod chaos;
 
 pub use engine::{
     BufferConfig, BufferMode, EnvConfig, LimitsConfig, OrgConfig, QueueConfig, Sections, ServerConfig, TaskConfig,
     WorkersConfig,
 };
 
+pub use chaos::ChaosConfig;
 pub use sessions::{SessionConfig, SweepsConfig};
 
 use crate::exit::Failure;
@@ -38,6 +40,7 @@ pub struct Config {
     pub orgs: BTreeMap<String, OrgConfig>,
     pub sessions: BTreeMap<String, SessionConfig>,
     pub sweeps: SweepsConfig,
+    pub chaos: ChaosConfig,
 }
 
 /// One provider account.

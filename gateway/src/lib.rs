@@ -10,6 +10,8 @@ pub mod session;
 pub mod signals;
 pub mod providers;
 pub mod repair;
+pub mod actors_command;
+pub mod chaos_plan;
 pub mod process;
 pub mod serve;
 pub mod dev;

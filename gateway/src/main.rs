@@ -57,6 +57,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Jobs(args) => gateway::jobs::run(args, &cli.common, &config),
         Command::Sweep(args) => gateway::sweeps::run(args, &cli.common),
         Command::Repair(args) => gateway::repair::run(args, &cli.common, &config),
+        Command::Actors(args) => gateway::actors_command::run(args, &cli.common),
+        Command::Chaos(args) => gateway::chaos_plan::run(args, &cli.common),
         Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
     }

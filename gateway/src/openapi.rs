@@ -11,6 +11,7 @@ mod workers;
 mod jobs;
 mod sessions;
 mod sweeps;
+mod chaos;
 mod batches;
 mod schemas;
 mod examples;
@@ -96,7 +97,7 @@ fn described(operation: &Operation) -> Value {
         for (media, shape) in body.forms {
             content.insert((*media).to_owned(), media_type(shape, body.example.map(examples::named)));
         }
-        value["requestBody"] = json!({ "required": true, "content": content });
+        value["requestBody"] = json!({ "required": body.required, "content": content });
     }
     value
 }

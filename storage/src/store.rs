@@ -47,11 +47,13 @@ mod task_jobs;
 mod sessions;
 mod session_sweep;
 mod sweeps;
+mod audit;
 mod retention;
 mod repair;
 mod due;
 
 pub use accept::{Accepted, Idempotency, NewRecord};
+pub use audit::{Deed, DeedRow};
 pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry, LetThrough};
 pub use canaries::{Canary, CanaryState};

@@ -54,6 +54,8 @@ mod writes;
 
 #[path = "conformance/accept.rs"]
 mod accept;
+#[path = "conformance/audit_log.rs"]
+mod audit_log;
 #[path = "conformance/buffer.rs"]
 mod buffer;
 #[path = "conformance/cancelled.rs"]

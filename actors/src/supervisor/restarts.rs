@@ -20,6 +20,12 @@ pub enum Verdict {
 }
 
 impl History {
+    /// Deaths that count at `now`.
+    pub fn recent(&self, now: Duration, settings: &Supervision) -> usize {
+        let oldest = now.saturating_sub(settings.window);
+        self.deaths.iter().filter(|at| **at >= oldest).count()
+    }
+
     /// Counts a death at `now` and decides. One quiet window forgets everything.
     pub fn death(&mut self, now: Duration, settings: &Supervision) -> Verdict {
         let oldest = now.saturating_sub(settings.window);
@@ -46,6 +52,8 @@ mod tests {
             assert_eq!(history.death(Duration::from_secs(failures.into()), &settings), Verdict::Rebuild { failures });
         }
         assert_eq!(history.death(Duration::from_secs(4), &settings), Verdict::GiveUp);
+        assert_eq!(history.recent(Duration::from_secs(5), &settings), 4);
+        assert_eq!(history.recent(Duration::from_secs(33), &settings), 2);
         assert_eq!(history.death(Duration::from_secs(60), &settings), Verdict::Rebuild { failures: 1 });
     }
 }

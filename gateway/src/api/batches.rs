@@ -10,7 +10,7 @@ use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use crate::http::query::Query;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::Value;
+use serde_json::{Value, json};
 use storage::Store;
 use storage::model::{BatchId, BatchState, Timestamp};
 use storage::store::{BatchFilter, BatchRow};
@@ -72,6 +72,7 @@ pub async fn adopt(
     fields.finish()?;
     let row = find(&api, caller.env.as_str(), &id).await?;
     let batch = row.id.clone();
+    api.tell(&caller, "batch.adopt", batch.as_str(), &json!({ "provider_batch_id": provider_id })).await?;
     told(&api, move |store| async move { answer::adopt(&store, &row, &provider_id).await }).await?;
     answered(&api, caller.env.as_str(), batch).await
 }
@@ -81,6 +82,7 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
     caller.needs(Scope::JobsWrite)?;
     let row = find(&api, caller.env.as_str(), &id).await?;
     let batch = row.id.clone();
+    api.tell(&caller, "batch.cancel", batch.as_str(), &json!({})).await?;
     told(&api, move |store| async move { answer::cancel(&store, &row).await }).await?;
     answered(&api, caller.env.as_str(), batch).await
 }
@@ -106,6 +108,7 @@ pub async fn abandon(
         return Err(Problem::field("/accept_double_billing", "required", what));
     }
     let batch = row.id.clone();
+    api.tell(&caller, "batch.abandon", batch.as_str(), &json!({ "accept_double_billing": accepts })).await?;
     told(&api, move |store| async move { answer::abandon(&store, &row).await }).await?;
     answered(&api, caller.env.as_str(), batch).await
 }

@@ -1,4 +1,4 @@
-//! The nodes, and this node's supervision tree.
+//! The nodes, and how much waits for more of them.
 
 use super::Api;
 use super::read::Page;
@@ -7,7 +7,6 @@ use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::supervisor::{Exit, Tree};
 use serde::Serialize;
 use storage::model::{NodeId, Timestamp};
 use storage::store::NodeRow;
@@ -49,13 +48,18 @@ pub async fn nodes(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, 
 pub async fn drain(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::Admin)?;
     let node = NodeId::from_text(id.into_inner());
+    let is_there =
+        |row: Option<NodeRow>| row.filter(|row| row.state != "gone").ok_or_else(|| Problem::not_found("node"));
+    let named = node.clone();
+    is_there(api.store(|runs| async move { runs.store.node_row(&named).await }).await?)?;
+    api.tell(&caller, "node.drain", node.as_str(), &serde_json::json!({})).await?;
     let row = api
         .store(move |runs| async move {
             runs.store.drain_node(&node).await?;
             runs.store.node_row(&node).await
         })
         .await?;
-    let row = row.filter(|row| row.state != "gone").ok_or_else(|| Problem::not_found("node"))?;
+    let row = is_there(row)?;
     Ok(HttpResponse::Ok().json(NodeView::of(row, api.runs.store.node())))
 }
 
@@ -81,32 +85,4 @@ pub async fn autoscale(api: web::Data<Api>, caller: Caller, request: HttpRequest
     let of_queue = all.filter(|total| queue.as_ref().is_none_or(|queue| *queue == total.queue));
     let value = of_queue.map(|total| total.waiting).sum();
     Ok(HttpResponse::Ok().json(ScaleView { value, target: api.slots }))
-}
-
-#[derive(Serialize)]
-struct ActorView {
-    name: &'static str,
-    up: bool,
-    generation: u64,
-    restarts: u64,
-    last_exit: Option<&'static str>,
-    last_panic: Option<String>,
-}
-
-/// `GET /actors`
-pub async fn actors(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
-    caller.needs(Scope::Admin)?;
-    let tree = api.supervisor.send(Tree).await.map_err(Problem::internal)?;
-    let view = |child: actors::supervisor::ChildStatus| ActorView {
-        name: child.name,
-        up: child.up,
-        generation: child.generation,
-        restarts: child.restarts,
-        last_exit: child.last_exit.as_ref().map(Exit::word),
-        last_panic: match child.last_exit {
-            Some(Exit::Panicked(text)) => Some(text),
-            _ => None,
-        },
-    };
-    Ok(HttpResponse::Ok().json(Page::whole(tree.into_iter().map(view).collect())))
 }

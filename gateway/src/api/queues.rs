@@ -95,6 +95,8 @@ async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>)
     if !crate::tasks::is_name(&queue) {
         return Err(Problem::not_found("queue"));
     }
+    let action = if since.is_some() { "queue.pause" } else { "queue.resume" };
+    api.tell(&caller, action, &queue, &serde_json::json!({})).await?;
     let (env, name) = (caller.env.to_string(), queue.clone());
     let paused = api
         .store(move |runs| async move {

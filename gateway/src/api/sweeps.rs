@@ -52,6 +52,9 @@ pub async fn run(
     fields.reject_unknown();
     fields.finish()?;
     may(&api, kind, dry_run)?;
+    if kind.mends() && !dry_run {
+        api.tell(&caller, "sweep.run", kind.word(), &json!({})).await?;
+    }
     let how = Repair { dry_run, after: after.unwrap_or_default() };
     let parts = api.parts.clone();
     let swept = api

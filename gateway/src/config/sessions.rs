@@ -12,7 +12,7 @@ use storage::store::SessionRules;
 pub struct SweepsConfig {
     /// Whether this node sweeps for all (`TIDEGATE_SWEEPER_ENABLED`).
     pub enabled: bool,
-    /// Whether duplicates at providers are cancelled (`TIDEGATE_REPAIR_ENABLED`).
+    /// Whether duplicates at providers, and what contradicts the model, are mended (`TIDEGATE_REPAIR_ENABLED`).
     pub repair_enabled: bool,
     /// Whether sessions go on by themselves with a new driver (`TIDEGATE_RESUME_ENABLED`).
     pub resume_enabled: bool,

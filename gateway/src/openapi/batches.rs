@@ -39,7 +39,7 @@ pub const ADOPT: Operation = Operation {
     description: "It is collected then; that it is the right one is proven by its results.",
     scope: "jobs:write",
     parameters: &[],
-    body: Some(Body { forms: &[(JSON, Shape::Named("BatchAdopt"))], example: Some("batch_adopt") }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("BatchAdopt"))], example: Some("batch_adopt"), required: true }),
     answers: &[ok("The batch.", schema("Batch"))],
     refusals: &[409],
 };
@@ -54,7 +54,7 @@ pub const ABANDON: Operation = Operation {
                   accepted where that is not known.",
     scope: "jobs:write",
     parameters: &[],
-    body: Some(Body { forms: &[(JSON, Shape::Named("BatchAbandon"))], example: None }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("BatchAbandon"))], example: None, required: false }),
     answers: &[ok("The batch.", schema("Batch"))],
     refusals: &[409],
 };

@@ -18,7 +18,7 @@ pub const CREATE: Operation = Operation {
                   source is refused, naming the first.",
     scope: "jobs:write",
     parameters: &[],
-    body: Some(Body { forms: &[(JSON, Shape::Named("JobCreate"))], example: Some("job_create") }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("JobCreate"))], example: Some("job_create"), required: true }),
     answers: &[
         Answer {
             status: 201,

@@ -22,6 +22,8 @@ pub struct Operation {
 pub struct Body {
     pub forms: &'static [(&'static str, Shape)],
     pub example: Option<&'static str>,
+    /// Otherwise it may be left away, and its type with it.
+    pub required: bool,
 }
 
 /// An answer of success.

@@ -3,7 +3,7 @@
 use super::operation::{
     Answer, Body, EVENTS, JSON, Operation, Shape, json, of_batch, of_operator, of_worker, ok, page,
 };
-use super::{batches, jobs, sessions, sweeps};
+use super::{batches, chaos, jobs, sessions, sweeps};
 
 pub const TAGS: &[(&str, &str)] = &[
     ("runs", "One run is one durable unit of work."),
@@ -44,7 +44,7 @@ pub const OPERATIONS: &[Operation] = &[
                       the first answer, and another request with the key is refused with 422.",
         scope: "runs:write",
         parameters: &["idempotency_key"],
-        body: Some(Body { forms: &[(JSON, Shape::Named("RunCreate"))], example: Some("run_create") }),
+        body: Some(Body { forms: &[(JSON, Shape::Named("RunCreate"))], example: Some("run_create"), required: true }),
         answers: &[
             Answer {
                 status: 201,
@@ -99,6 +99,7 @@ pub const OPERATIONS: &[Operation] = &[
         body: Some(Body {
             forms: &[(JSON, Shape::Named("RunBatch")), ("application/x-ndjson", Shape::Text)],
             example: None,
+            required: true,
         }),
         answers: &[Answer {
             status: 200,
@@ -140,7 +141,7 @@ pub const OPERATIONS: &[Operation] = &[
         description: "With `If-Match` it is changed only if it is still what it was when it was read.",
         scope: "runs:write",
         parameters: &["if_match"],
-        body: Some(Body { forms: &[(JSON, Shape::Named("RunPatch"))], example: Some("run_patch") }),
+        body: Some(Body { forms: &[(JSON, Shape::Named("RunPatch"))], example: Some("run_patch"), required: true }),
         answers: &[Answer {
             status: 200,
             what: "The run as it is now.",
@@ -318,7 +319,7 @@ pub const OPERATIONS: &[Operation] = &[
         "Take runs",
         "Waits up to `wait_seconds` for the first. Each run is the worker's until `lease_until`, which heartbeats \
          move; `lease_token` proves it.",
-        Body { forms: LEASE, example: Some("lease_request") },
+        Body { forms: LEASE, example: Some("lease_request"), required: true },
         &[Answer {
             status: 200,
             what: "The runs; none if none came in time.",
@@ -332,7 +333,7 @@ pub const OPERATIONS: &[Operation] = &[
         "workers_heartbeat",
         "Keep a run",
         "A third of the lease is a good time between two. 409 says that the run is not the worker's any more.",
-        Body { forms: HEARTBEAT, example: Some("heartbeat") },
+        Body { forms: HEARTBEAT, example: Some("heartbeat"), required: true },
         &[ok("Until when it is kept, and whether it is to be given up.", json("Kept"))],
     ),
     of_worker(
@@ -340,7 +341,7 @@ pub const OPERATIONS: &[Operation] = &[
         "workers_output",
         "Append to what a run has written",
         "`seq` counts from 0 in each stream; a piece that comes twice counts once, and one that is too early is 409.",
-        Body { forms: OUTPUT, example: Some("output") },
+        Body { forms: OUTPUT, example: Some("output"), required: true },
         &[ok("The number of the next piece.", json("NextPiece"))],
     ),
     of_worker(
@@ -348,7 +349,7 @@ pub const OPERATIONS: &[Operation] = &[
         "workers_complete",
         "Say that a run has succeeded",
         "",
-        Body { forms: COMPLETE, example: Some("complete") },
+        Body { forms: COMPLETE, example: Some("complete"), required: true },
         &[SETTLED],
     ),
     of_worker(
@@ -356,7 +357,7 @@ pub const OPERATIONS: &[Operation] = &[
         "workers_fail",
         "Say that an attempt has failed",
         "With `retry` it is tried again while attempts are left.",
-        Body { forms: FAIL, example: Some("fail") },
+        Body { forms: FAIL, example: Some("fail"), required: true },
         &[SETTLED],
     ),
     of_worker(
@@ -364,7 +365,7 @@ pub const OPERATIONS: &[Operation] = &[
         "workers_release",
         "Give a run back untouched",
         "It does not count as an attempt.",
-        Body { forms: RELEASE, example: None },
+        Body { forms: RELEASE, example: None, required: true },
         &[SETTLED],
     ),
     of_operator(
@@ -432,14 +433,9 @@ pub const OPERATIONS: &[Operation] = &[
         "It finishes what it has, is not ready any more, and can be stopped once it is idle.",
         &[ok("The node.", json("Node"))],
     ),
-    of_operator(
-        ("GET", "/actors"),
-        "actors_list",
-        "The supervision tree of this node",
-        "admin",
-        "",
-        &[ok("All of it.", page("Actor"))],
-    ),
+    chaos::ACTORS,
+    chaos::KILL,
+    chaos::AUDIT,
     Operation {
         method: "GET",
         path: "/autoscale",

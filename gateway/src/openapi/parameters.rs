@@ -46,6 +46,7 @@ pub fn all() -> Value {
         ("session_status", parameter("query", "status", "Only those that are so.", word(json!(sessions::states())))),
         ("session_type", parameter("query", "type", "Only those of this type.", name_schema())),
         ("kind", parameter("path", "kind", "What it looks for.", word(json!(sweeps::kinds())))),
+        ("name", parameter("path", "name", "The actor's name.", json!({ "type": "string", "minLength": 1 }))),
         ("node_id", parameter("path", "id", "The node's id.", id_schema("node"))),
         ("queue", parameter("path", "queue", "The queue's name; it need not hold anything.", name_schema())),
         ("status", parameter("query", "status", "Only those that are so.", word(json!(states())))),

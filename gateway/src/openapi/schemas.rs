@@ -1,6 +1,6 @@
 //! All schemas by name, and what they are made of.
 
-use super::{batches, jobs, runs, sessions, sweeps, workers};
+use super::{batches, chaos, jobs, runs, sessions, sweeps, workers};
 use crate::http::problem::Code;
 use serde_json::{Map, Value, json};
 
@@ -92,7 +92,10 @@ pub fn all() -> Value {
         ("BufferStatus", buffer_status()),
         ("BufferEntry", buffer_entry()),
         ("Node", node()),
-        ("Actor", actor()),
+        ("Actor", chaos::actor()),
+        ("ActorKill", chaos::kill()),
+        ("ActorKilled", chaos::killed()),
+        ("Deed", chaos::deed()),
         ("Scale", scale()),
     ];
     Value::Object(schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect::<Map<_, _>>())
@@ -238,21 +241,6 @@ fn node() -> Value {
             "level": { "type": "integer", "description": "What its version understands." },
             "lease_until": time(),
             "this": { "type": "boolean", "description": "It is the one that answers." },
-        },
-    })
-}
-
-fn actor() -> Value {
-    json!({
-        "type": "object",
-        "required": ["name", "up", "generation", "restarts", "last_exit", "last_panic"],
-        "properties": {
-            "name": { "type": "string" },
-            "up": { "type": "boolean" },
-            "generation": { "type": "integer", "minimum": 0 },
-            "restarts": { "type": "integer", "minimum": 0 },
-            "last_exit": maybe("string"),
-            "last_panic": maybe("string"),
         },
     })
 }

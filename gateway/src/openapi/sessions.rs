@@ -18,7 +18,7 @@ const BASE: Operation = Operation {
                   there once.",
     scope: "runs:write",
     parameters: &[],
-    body: Some(Body { forms: &[(JSON, Shape::Named("SessionOpen"))], example: Some("session_open") }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("SessionOpen"))], example: Some("session_open"), required: true }),
     answers: &[
         Answer {
             status: 201,
@@ -68,7 +68,11 @@ pub const TRANSITION: Operation = Operation {
     summary: "Go to another phase",
     description: "Along the graph of its type; from a completed round to the initial phase of the next one. What the \
                   graph does not allow is refused with `allowed`, and leaves no trace.",
-    body: Some(Body { forms: &[(JSON, Shape::Named("SessionTransition"))], example: Some("session_transition") }),
+    body: Some(Body {
+        forms: &[(JSON, Shape::Named("SessionTransition"))],
+        example: Some("session_transition"),
+        required: true,
+    }),
     answers: CHANGED,
     refusals: &[409],
     ..BASE
@@ -80,7 +84,7 @@ pub const COMPLETE_ROUND: Operation = Operation {
     summary: "Complete the round",
     description: "From a phase that the terminal one may follow. A round is completed once; asked again, the first time \
                   holds. `result` is kept with it.",
-    body: Some(Body { forms: &[(JSON, Shape::Named("SessionComplete"))], example: None }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("SessionComplete"))], example: None, required: false }),
     ..TRANSITION
 };
 
@@ -90,7 +94,7 @@ pub const CLOSE: Operation = Operation {
     summary: "Close a session",
     description: "As `complete` only once its round is; as `aborted` at any time. Its runs that have not ended are \
                   cancelled, but not its driver. Closed again, it stays as it was closed first.",
-    body: Some(Body { forms: &[(JSON, Shape::Named("SessionClose"))], example: None }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("SessionClose"))], example: None, required: false }),
     ..TRANSITION
 };
 

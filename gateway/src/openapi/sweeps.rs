@@ -15,7 +15,7 @@ pub const LIST: Operation = of_operator(
 );
 
 pub const RUN: Operation = Operation {
-    body: Some(Body { forms: &[(JSON, Shape::Named("SweepRun"))], example: None }),
+    body: Some(Body { forms: &[(JSON, Shape::Named("SweepRun"))], example: None, required: false }),
     refusals: &[409],
     ..of_operator(
         ("POST", "/sweeps/{kind}/run"),

@@ -46,7 +46,11 @@ fn caller(server: &Server, key: &str) -> Client {
 
 /// A request for a route of the table, with a body that it would take.
 fn request(method: &str, route: &str, run: &str) -> (String, Option<String>) {
-    let path = route.replace("{id}", run).replace("{queue}", "later").replace("{kind}", "sessions");
+    let path = route
+        .replace("{id}", run)
+        .replace("{queue}", "later")
+        .replace("{kind}", "sessions")
+        .replace("{name}", "sweeper");
     let held = format!("\"run_id\":\"{run}\",\"lease_token\":\"t\"");
     let body = match (method, route) {
         ("POST", "/runs") => "{\"task\":\"noop\"}".to_owned(),

@@ -7,8 +7,7 @@ use storage::model::{
     BatchState, Draw, JobEvent, JobState, Lane, Policy, RequestState, RunId, RunState, Source, Timestamp,
 };
 use storage::store::{
-    Cancelled, Drawn, Dressed, Fault, Fence, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting,
-    WaitingAt,
+    Cancelled, Drawn, Dressed, Fence, JobAsked, Made, NewJob, NewRecord, RunFilter, Settled, Taker, Waiting, WaitingAt,
 };
 
 const TASK: &str = "summarise";
@@ -320,29 +319,6 @@ on_both! {
         assert_eq!((failed.reason.as_deref(), failed.attempts), (Some("is nonsense"), 0));
         let counts = store.pool_counts(&job.pool).await.unwrap();
         assert_eq!((counts.total, counts.queued, counts.failed), (2, 1, 1));
-    }
-
-    /// As a poller of before jobs were served would have left it.
-    async fn a_run_whose_request_ended_without_it_is_ended_by_a_repair(store: Fixture) {
-        let records = store.prompts(2);
-        let job = store.drawn(&records).await;
-        let fence = store.opened(&job, 9).await;
-        store.bring(&fence, BatchState::Ended).await.unwrap();
-        let verdicts = [says(0, RequestState::Refused), says(1, RequestState::Succeeded)];
-        store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
-        let ended = store.snapshot().await;
-        store.raw.exec(&format!("UPDATE runs SET env = '{ENV}'")).await;
-        store.raw.exec("DELETE FROM unsuccessful").await;
-        let open = "state = 'open', code = NULL, reason = NULL, output = NULL, epoch = NULL, attempts = NULL";
-        store.raw.exec(&format!("UPDATE run_records SET {open}, started_at = NULL, finished_at = NULL")).await;
-        let found = store.faulty_runs("", 9).await.unwrap().found;
-        assert_eq!(found.len(), 2);
-        for faulty in &found {
-            assert_eq!(faulty.fault, Fault::EndedInPool);
-            assert!(store.mend_run(faulty, |_| true, at(70)).await.unwrap());
-            assert!(!store.mend_run(faulty, |_| true, at(71)).await.unwrap());
-        }
-        ended.assert_same(&store.snapshot().await, "mending");
     }
 
     async fn a_drawn_run_is_cancelled_at_once_and_one_in_a_batch_before_its_next_try(store: Fixture) {

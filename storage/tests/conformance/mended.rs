@@ -1,9 +1,9 @@
 //! What contradicts the model, as only a hand in the database makes it: found, mended once, and nothing else touched.
 
-use crate::fixture::{Fixture, at};
+use crate::fixture::{Fixture, at, says};
 use crate::sent::{ENV, OTHER_ENV};
 use std::time::Duration;
-use storage::model::{Epoch, RunId, RunState};
+use storage::model::{BatchState, Epoch, RequestState, RunId, RunState};
 use storage::store::{Ending, Fault, Faulty, NewChunk, NewRecord, Part};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -80,6 +80,29 @@ on_both! {
         store.take_back(at(91), 9).await.unwrap();
         assert_eq!(store.places(run).await, [""; 0]);
         assert_eq!(faults(&store).await, []);
+    }
+
+    /// As a poller of before jobs were served would have left it.
+    async fn a_run_whose_request_ended_without_it_is_ended_by_a_repair(store: Fixture) {
+        let records = store.prompts(2);
+        let job = store.drawn(&records).await;
+        let fence = store.opened(&job, 9).await;
+        store.bring(&fence, BatchState::Ended).await.unwrap();
+        let verdicts = [says(0, RequestState::Refused), says(1, RequestState::Succeeded)];
+        store.settle(&fence, BatchState::Ended, 1, &verdicts, at(30)).await.unwrap();
+        let ended = store.snapshot().await;
+        store.raw.exec(&format!("UPDATE runs SET env = '{ENV}'")).await;
+        store.raw.exec("DELETE FROM unsuccessful").await;
+        let open = "state = 'open', code = NULL, reason = NULL, output = NULL, epoch = NULL, attempts = NULL";
+        store.raw.exec(&format!("UPDATE run_records SET {open}, started_at = NULL, finished_at = NULL")).await;
+        let found = store.faulty_runs("", 9).await.unwrap().found;
+        assert_eq!(found.len(), 2);
+        for faulty in &found {
+            assert_eq!(faulty.fault, Fault::EndedInPool);
+            assert!(store.mend_run(faulty, |_| true, at(70)).await.unwrap());
+            assert!(!store.mend_run(faulty, |_| true, at(71)).await.unwrap());
+        }
+        ended.assert_same(&store.snapshot().await, "mending");
     }
 
     async fn a_fault_that_somebody_else_has_mended_is_left_alone(store: Fixture) {

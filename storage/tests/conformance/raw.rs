@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All tables of a store. The schema test holds this list against both databases.
-pub const TABLES: [&str; 33] = [
+pub const TABLES: [&str; 34] = [
     "api_keys",
     "attempts",
+    "audit",
     "batch_events",
     "batches",
     "buffer",

@@ -56,6 +56,8 @@ const MATRIX: &[(&str, &str, Scope)] = &[
     ("GET", "/nodes", Scope::Admin),
     ("POST", "/nodes/{id}/drain", Scope::Admin),
     ("GET", "/actors", Scope::Admin),
+    ("POST", "/actors/{name}/kill", Scope::Chaos),
+    ("GET", "/audit", Scope::Admin),
     ("GET", "/autoscale", Scope::Admin),
 ];
 
@@ -154,6 +156,8 @@ fn s2_and_rows_128_129_a_route_is_opened_by_its_scope_and_by_nothing_else() {
             // A run is no node, no job, no batch, and no session.
             "/nodes/{id}/drain" => [404, 404],
             other if ["/jobs/", "/batches/", "/sessions/"].iter().any(|of| other.starts_with(of)) => [404, 404],
+            // Nobody has allowed it here.
+            "/actors/{name}/kill" => [409, 409],
             // Nobody here has a key for the provider.
             "/jobs" if *method == "POST" => [409, 409],
             _ => [200, 201],

@@ -33,8 +33,8 @@ fn reach(method: &str, route: &str) -> Reach {
         ("GET", "/runs" | "/events" | "/queues" | "/workers" | "/buffer" | "/buffer/entries") => Reach::Own,
         ("POST", "/runs" | "/runs/batch" | "/workers/lease") => Reach::Own,
         ("POST", "/queues/{queue}/pause" | "/queues/{queue}/resume") => Reach::Named,
-        ("GET", "/tasks" | "/nodes" | "/actors" | "/autoscale" | "/sweeps") => Reach::Shared,
-        ("POST", "/nodes/{id}/drain" | "/sweeps/{kind}/run") => Reach::Shared,
+        ("GET", "/tasks" | "/nodes" | "/actors" | "/autoscale" | "/sweeps" | "/audit") => Reach::Shared,
+        ("POST", "/nodes/{id}/drain" | "/sweeps/{kind}/run" | "/actors/{name}/kill") => Reach::Shared,
         _ => panic!("{method} {route} is not covered: say here what it may show to another tenant"),
     }
 }
