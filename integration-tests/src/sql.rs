@@ -88,16 +88,20 @@ const NEVER_AT_REST: &[(&str, &str)] = &[
             OR (state = 'succeeded' AND attempts < 1)",
     ),
     (
-        "a run was given out once for every try that its history has, and once for its end",
-        "SELECT r.id, r.epoch, r.attempts FROM run_records r WHERE state IN ('succeeded', 'failed', 'timed_out') AND
-            (epoch <> 1 + (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id)
-            OR attempts <> 1 + (SELECT COUNT(*) FROM attempts a WHERE a.run_id = r.id AND a.state <> 'declined'))",
+        "a run was given out once for every try that its history has, and once for its end unless that was in a batch",
+        "SELECT h.id, h.epoch, h.attempts FROM (SELECT r.id, r.epoch, r.attempts, (SELECT COUNT(*) FROM attempts b
+                WHERE b.run_id = r.id AND b.epoch = r.epoch AND b.batch_id IS NOT NULL) AS batched
+            FROM run_records r WHERE state IN ('succeeded', 'failed', 'timed_out')) AS h
+        WHERE epoch <> 1 - batched + (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.id)
+            OR attempts <> 1 - batched + (SELECT COUNT(*) FROM attempts a WHERE a.run_id = h.id
+                AND a.state <> 'declined' AND COALESCE(a.verdict, '') <> 'canceled')",
     ),
     (
         "every try that did not end its run has ended, under an epoch of its own",
         "SELECT a.run_id, a.epoch FROM attempts a JOIN run_records r ON r.id = a.run_id
-        WHERE a.settled_at IS NULL OR a.state IN ('leased', 'started', 'succeeded') OR a.epoch > r.epoch
-            OR (a.epoch = r.epoch AND r.state NOT IN ('cancelled', 'expired'))",
+        WHERE a.settled_at IS NULL OR a.epoch > r.epoch OR (a.batch_id IS NULL
+            AND (a.state IN ('leased', 'started', 'succeeded')
+                OR (a.epoch = r.epoch AND r.state NOT IN ('cancelled', 'expired'))))",
     ),
     (
         "the unsuccessful are exactly those that ended otherwise than succeeded",

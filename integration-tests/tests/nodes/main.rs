@@ -14,6 +14,7 @@ mod failover;
 mod long_reader;
 mod throughput;
 mod jobs;
+mod killed_actors;
 
 use harness::{Case, Database, Ended, Server, Supplier, eventually};
 use std::process::{Child, Command, Stdio};
