@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod history;
 pub mod spans;
 pub mod supplier;
+pub mod prometheus;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
@@ -30,6 +31,7 @@ pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
 pub use own_postgres::OwnPostgres;
+pub use prometheus::Prometheus;
 pub use provider::{Account, OwnSim};
 pub use server::Server;
 pub use spans::{Span, most_at_once};

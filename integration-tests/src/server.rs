@@ -286,6 +286,11 @@ impl Server {
         text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
+    /// Where its ops listener is.
+    pub fn ops_addr(&self) -> std::net::SocketAddr {
+        self.ops.addr().expect("it is up")
+    }
+
     /// A path of the ops listener, such as `/readyz`.
     pub fn ops(&self, path: &str) -> crate::http::Answer {
         Client::new(&self.ops).get(&format!("/{path}"))

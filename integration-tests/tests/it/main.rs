@@ -23,6 +23,7 @@ mod survived;
 mod sweeps;
 mod imports;
 mod repair;
+mod rules;
 mod chaos;
 mod serve_actors;
 mod serve_caps;

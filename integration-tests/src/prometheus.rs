@@ -1,0 +1,76 @@
+//! A real Prometheus that scrapes servers and evaluates the rules of `ops/`, in a hurry: their spans are shortened.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+/// Prometheus as a process of its own, which ends with this value.
+pub struct Prometheus {
+    process: Child,
+    addr: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+/// The rules with their spans as short as a test can wait for; what each alert is about stays.
+fn in_a_hurry(rules: &str, limits: &[(&str, &str)]) -> String {
+    let mut text = rules.to_owned();
+    for span in ["[5m]", "[10m]", "[30m]", "[1h]", "[6h]"] {
+        text = text.replace(span, "[10s]");
+    }
+    let lines = text.lines().map(|line| match line.trim_start().starts_with("for: ") {
+        true => format!("{}for: 1s", &line[..line.len() - line.trim_start().len()]),
+        false => line.to_owned(),
+    });
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    for (limit, short) in limits {
+        assert!(text.contains(limit), "no rule says {limit}");
+        text = text.replace(limit, short);
+    }
+    text
+}
+
+impl Prometheus {
+    /// Scrapes these ops ports five times a second. `limits` are replaced in the rules.
+    pub fn start(targets: &[SocketAddr], rules: &str, limits: &[(&str, &str)]) -> Prometheus {
+        let dir = tempfile::tempdir().expect("a folder");
+        let targets: Vec<String> = targets.iter().map(|addr| format!("\"{addr}\"")).collect();
+        let config = format!(
+            "global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\nrule_files: [rules.yaml]\nscrape_configs:\n\
+             - job_name: tidegate\n  static_configs: [{{targets: [{}]}}]\n",
+            targets.join(", ")
+        );
+        std::fs::write(dir.path().join("prometheus.yml"), config).expect("the configuration");
+        std::fs::write(dir.path().join("rules.yaml"), in_a_hurry(rules, limits)).expect("the rules");
+        // It cannot be told to take a free port and say which.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let mut command = Command::new("prometheus");
+        command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"]);
+        command.arg(format!("--web.listen-address={free}")).current_dir(dir.path()).stdin(Stdio::null());
+        let process = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("prometheus is installed");
+        Prometheus { process, addr: free, _dir: dir }
+    }
+
+    /// The body of an answer; HTTP/1.0, so that it comes in one piece and ends with the connection.
+    fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.addr)?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+
+    /// The labels of those alerts of a name that are firing now.
+    pub fn firing(&self, alert: &str) -> Vec<Value> {
+        let answer: Value = serde_json::from_str(&self.get("/api/v1/alerts").unwrap_or_default()).unwrap_or_default();
+        let alerts = answer["data"]["alerts"].as_array().cloned().unwrap_or_default();
+        let is = |found: &Value| found["labels"]["alertname"] == alert && found["state"] == "firing";
+        alerts.into_iter().filter(is).map(|found| found["labels"].clone()).collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = (self.process.kill(), self.process.wait());
+    }
+}
