@@ -110,6 +110,9 @@ pub enum Command {
     Repair(RepairArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
+    /// What can be measured
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print the OpenAPI document of the API
     Openapi,
 }
@@ -273,6 +276,16 @@ pub enum BatchesCommand {
     },
     /// Print the result lines that one batch brought, in order
     Results { id: String },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum MetricsCommand {
+    /// Every metric with its type, unit, labels and buckets
+    Catalogue {
+        /// As the page that stands in ops/METRICS.md
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

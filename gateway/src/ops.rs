@@ -1,7 +1,6 @@
 //! The ops listener: `/livez`, which never touches the store, and `/metrics` in Prometheus text.
 
 use crate::exit::{Exit, Failure};
-use crate::http::guard;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use actors::runs::{Presence, RunParts};
@@ -80,7 +79,6 @@ impl Ops {
         };
         let handle = recorder().map_err(|error| cannot("cannot record metrics", &error))?;
         actors::metrics::describe();
-        guard::describe();
         let upkeep = handle.clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(UPKEEP_EVERY);
@@ -122,9 +120,8 @@ impl Drop for Ops {
 
 fn recorder() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     let mut builder = PrometheusBuilder::new();
-    for (name, buckets) in actors::metrics::HISTOGRAMS.iter().chain([&(guard::REQUEST_SECONDS, guard::REQUEST_BUCKETS)])
-    {
-        builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
+    for (name, buckets) in actors::metrics::histograms() {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
     builder.install_recorder()
 }

@@ -27,7 +27,6 @@ use futures_util::FutureExt;
 use tracing::{error, warn};
 
 pub use admit::Rules;
-pub use metrics::{IN_FLIGHT, REQUEST_BUCKETS, REQUEST_SECONDS, REQUESTS, describe};
 pub use name::{REQUEST_ID_HEADER, RequestId};
 
 use super::connections::Connection;
