@@ -85,6 +85,7 @@ pub fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::problem::Code;
 
     #[test]
     fn the_page_is_the_table() {
@@ -93,6 +94,16 @@ mod tests {
         let made = markdown();
         let differs = page.lines().zip(made.lines()).find(|(is, should)| is != should);
         assert!(page == made, "tidegate metrics catalogue --markdown > ops/METRICS.md; first difference: {differs:?}");
+    }
+
+    #[test]
+    fn policies_are_the_codes_of_too_many_requests() {
+        let policy = actors::metrics::HTTP_RATE_LIMITED;
+        let label = CATALOGUE.iter().find(|metric| metric.name == policy).and_then(|metric| metric.labels.first());
+        let label = label.expect("it has one");
+        for code in Code::ALL {
+            assert_eq!(label.allows(code.word()), code.status().as_u16() == 429, "{}", code.word());
+        }
     }
 
     #[test]

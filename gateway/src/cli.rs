@@ -215,6 +215,18 @@ pub enum Role {
     Sweeper,
 }
 
+impl Role {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::All => "all",
+            Role::Api => "api",
+            Role::Worker => "worker",
+            Role::Poller => "poller",
+            Role::Sweeper => "sweeper",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
     None,

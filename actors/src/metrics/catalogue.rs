@@ -2,7 +2,7 @@
 
 use super::entry::{Label, Metric, Type, Unit};
 use crate::sweeper::Kind;
-use storage::model::{BatchState, Closing, RunState};
+use storage::model::{BatchState, Closing, JobState, RunState};
 
 /// Defines each name and the table of them all: constant, name, type, unit, labels, buckets of a histogram, help.
 macro_rules! catalogue {
@@ -87,6 +87,58 @@ catalogue! {
         "From a request's head to the head of its answer.";
     HTTP_IN_FLIGHT "tidegate_http_in_flight_requests" Gauge Count []
         "Requests that have not been answered yet.";
+    HTTP_RATE_LIMITED "tidegate_http_rate_limited_total" Counter Count [POLICY]
+        "Requests answered with 429, by why.";
+    AUTH_FAILURES "tidegate_auth_failures_total" Counter Count [AUTH]
+        "Requests that were not let in, by what their key lacked; a revoked key counts as expired.";
+    SSE_CONNECTIONS "tidegate_sse_connections" Gauge Count [STREAM]
+        "Streams of events that are open.";
+    BUFFER_OLDEST_AGE "tidegate_buffer_oldest_age_seconds" Gauge Seconds []
+        "How long the oldest run in the buffer has been there.";
+    WORKER_SLOTS "tidegate_worker_slots" Gauge Count []
+        "Runs that this node can carry out at once.";
+    WORKER_SLOTS_BUSY "tidegate_worker_slots_busy" Gauge Count []
+        "Runs that it carries out now.";
+    BATCH_NEXT_EXPIRY "tidegate_llm_batch_next_expiry_timestamp_seconds" Gauge Seconds [PROVIDER]
+        "When the first of the submitted batches expires, a day after its submission; 0 if there is none.";
+    BATCH_TURNAROUND "tidegate_llm_batch_turnaround_seconds" Histogram Seconds [PROVIDER] [BATCH_BUCKETS]
+        "From a batch's submission to its end.";
+    TOKENS "tidegate_llm_tokens_total" Counter Count [PROVIDER MODEL DIRECTION]
+        "Tokens of settled results, as the provider counts them.";
+    UNPRICED "tidegate_llm_unpriced_requests_total" Counter Count [PROVIDER MODEL]
+        "Settled results whose cost is not known.";
+    SPEND_DAY "tidegate_llm_spend_day_nanodollars" Gauge Nanodollars []
+        "What the batches of today (UTC) have cost, or may still: what the cap of the day counts.";
+    SPEND_DAY_LIMIT "tidegate_llm_spend_day_limit_nanodollars" Gauge Nanodollars []
+        "The cap of the day, if there is one.";
+    JOBS "tidegate_jobs" Gauge Count [JOB_STATE]
+        "Jobs that are not over, by state.";
+    CLUSTER_NODES "tidegate_cluster_nodes" Gauge Count [NODE_STATE]
+        "Nodes on this store; those whose lease has run out are suspect.";
+    NODE_INFO "tidegate_node_info" Gauge Info [NODE ROLES]
+        "This node, and what it does.";
+    BUILD_INFO "tidegate_build_info" Gauge Info [VERSION COMMIT STORE]
+        "What runs here, and on which kind of store.";
+    LEADER "tidegate_leader" Gauge Count [ROLE]
+        "Whether this node is the one that sweeps for all, by role.";
+    SUPERVISOR_TRIPPED "tidegate_supervisor_tripped" Gauge Count []
+        "Whether the supervisor has used up its restarts, after which the process ends.";
+    DB_POOL_CONNECTIONS "tidegate_db_pool_connections" Gauge Count [CONNECTION]
+        "Connections of the pool to the store, by whether they are in use.";
+    PROCESS_CPU "process_cpu_seconds_total" Counter Seconds []
+        "Processor time of this process, in user and system mode.";
+    PROCESS_MEMORY "process_resident_memory_bytes" Gauge Bytes []
+        "Memory of this process that is resident.";
+    PROCESS_VIRTUAL "process_virtual_memory_bytes" Gauge Bytes []
+        "Memory that this process has mapped.";
+    PROCESS_FDS "process_open_fds" Gauge Count []
+        "Files and sockets that this process has open.";
+    PROCESS_FDS_MAX "process_max_fds" Gauge Count []
+        "Files and sockets that it may have open.";
+    PROCESS_THREADS "process_threads" Gauge Count []
+        "Threads of this process.";
+    PROCESS_START "process_start_time_seconds" Gauge Seconds []
+        "When this process was started.";
     LABELS_DROPPED "tidegate_metric_labels_dropped_total" Counter Count [METRIC]
         "Values told under the name other, because a metric has too many names already.";
 }
@@ -100,6 +152,10 @@ pub const WORK_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0
 /// Buckets of waits and of what runs take.
 pub const SPAN_BUCKETS: &[f64] =
     &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0];
+
+/// Buckets of what provider batches take.
+pub const BATCH_BUCKETS: &[f64] =
+    &[60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0, 14_400.0, 28_800.0, 57_600.0, 86_400.0];
 
 /// Methods of requests that have a word of their own.
 pub const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"];
@@ -135,5 +191,27 @@ mod labels {
     pub const ROUTE: Label = Label::names("route", "patterns of routes");
     pub const METHOD: Label = Label::fixed("method", || METHODS.to_vec());
     pub const CODE_CLASS: Label = Label::fixed("code_class", || CODE_CLASSES.to_vec());
+    pub const POLICY: Label = Label::fixed("policy", || vec!["quota_exceeded", "rate_limited", "overloaded"]);
+    pub const AUTH: Label = Label::fixed("reason", || vec!["missing", "bad", "expired", "scope"]);
+    pub const STREAM: Label = Label::fixed("stream", || vec!["run", "env", "job"]);
+    pub const PROVIDER: Label = Label::names("provider", "names of providers");
+    pub const MODEL: Label = Label::capped("model", "names of models");
+    pub const DIRECTION: Label = Label::fixed("direction", || vec!["input", "output", "cache_read", "cache_write"]);
+    pub const JOB_STATE: Label = Label::fixed("state", || {
+        JobState::ALL.iter().filter(|state| !state.is_terminal()).map(|state| state.word()).collect()
+    });
+    pub const NODE_STATE: Label = Label::fixed("state", || vec!["live", "draining", "suspect"]);
+    pub const NODE: Label = Label::names("node", "the name of this node");
+    pub const ROLES: Label = Label::names("roles", "its roles, with commas");
+    pub const VERSION: Label = Label::names("version", "the version");
+    pub const COMMIT: Label = Label::names("commit", "the commit it was built from, or unknown");
+    pub const STORE: Label = Label::fixed("store", || vec!["sqlite", "postgres"]);
+    pub const ROLE: Label = Label::fixed("role", || {
+        let mut roles: Vec<&str> = Kind::ALL.iter().map(|kind| kind.role()).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        roles
+    });
+    pub const CONNECTION: Label = Label::fixed("state", || vec!["used", "idle"]);
     pub const METRIC: Label = Label::names("metric", "names of metrics");
 }

@@ -14,7 +14,8 @@ static TOLD: LazyLock<Mutex<HashMap<&'static str, Series>>> = LazyLock::new(Mute
 pub fn tell(gauge: &'static str, values: impl IntoIterator<Item = (Vec<Label>, f64)>) {
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     let series = told.entry(gauge).or_default();
-    for handle in series.values() {
+    let values: HashMap<_, _> = values.into_iter().collect();
+    for handle in series.iter().filter(|(labels, _)| !values.contains_key(*labels)).map(|(_, handle)| handle) {
         handle.set(0.0);
     }
     for (labels, value) in values {

@@ -1,13 +1,16 @@
 //! The sweeps over runs: those of carriers that are gone, those whose time is up, and the gauges of what waits.
 
 use crate::executor::Stop;
-use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE, QUEUE_DEPTH, QUEUE_OLDEST_AGE, RUNS_FINISHED, cluster, told_as};
+use crate::metrics::{
+    BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES, QUEUE_DEPTH, QUEUE_OLDEST_AGE, RUNS_FINISHED,
+    cluster, told_as,
+};
 use crate::runs::{RunParts, Settled};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use storage::StoreError;
-use storage::model::{RunState, Timestamp};
-use storage::store::{Ending, QueueTotal, RunVerdict};
+use storage::model::{NodeState, RunState, Timestamp};
+use storage::store::{Ending, NodeRow, QueueTotal, RunVerdict};
 use tracing::{info, warn};
 
 /// Runs of each kind in one pass.
@@ -70,6 +73,10 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What is told here for all nodes.
+pub const GAUGES: &[&str] =
+    &[QUEUE_DEPTH, QUEUE_OLDEST_AGE, BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES];
+
 /// To count what waits takes one part in so many of the time.
 const COUNT_SHARE: u32 = 50;
 
@@ -119,6 +126,23 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// How many nodes stand how.
+pub async fn node_gauges(parts: &RunParts) -> Result<(), StoreError> {
+    let nodes = parts.store.nodes_alive().await?;
+    let now = parts.store.now();
+    let count = |state| nodes.iter().filter(|node| standing(node, now) == state).count() as f64;
+    let states = ["live", "draining", "suspect"];
+    cluster::tell(CLUSTER_NODES, states.map(|state| (vec![("state", state.to_owned())], count(state))));
+    Ok(())
+}
+
+fn standing(node: &NodeRow, now: Timestamp) -> &'static str {
+    if Timestamp::from_millis(node.lease_until) < now {
+        return "suspect";
+    }
+    if node.state == NodeState::Draining.word() { "draining" } else { "live" }
+}
+
 /// What waits in the buffer, from one read; returns how many have waited too long.
 pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     let store = &parts.store;
@@ -127,6 +151,8 @@ pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     let entries: i64 = depths.iter().map(|depth| depth.entries).sum();
     let state = |word: &str| vec![("state", word.to_owned())];
     cluster::tell(BUFFER_ENTRIES, [(state("queued"), (entries - parked) as f64), (state("parked"), parked as f64)]);
+    let oldest = depths.iter().map(|depth| Timestamp::from_millis(depth.oldest_at)).min();
+    cluster::tell_one(BUFFER_OLDEST_AGE, oldest.map_or(0.0, |at| store.now().since(at).as_secs_f64()));
     let stale = store.stale_entries(None, store.now() - parts.settings.buffer.stale_after).await?;
     cluster::tell_one(BUFFER_STALE, stale as f64);
     Ok(stale.unsigned_abs())

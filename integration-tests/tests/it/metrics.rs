@@ -1,5 +1,7 @@
 //! Metrics: what the sources count, what a server tells, and what the table says of it, are the same.
 
+mod told;
+
 use crate::architecture::{SourceFile, all_sources, none};
 use actors::metrics::CATALOGUE;
 
