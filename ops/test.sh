@@ -66,12 +66,26 @@ have_postgres() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || { command -v initdb && command -v postgres; } >/dev/null
 }
 
+# Runs a command while no package may start its service: only programs are wanted.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d done=0
+    if [ -e $policy ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+    "$@" || done=$?
+    rm -f $policy
+    return $done
+}
+
 install_missing() {
     local missing=()
     have_postgres || missing+=(postgresql)
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
     command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
     compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
+    command -v promtool >/dev/null || missing+=(prometheus)
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     if [ ${#missing[@]} -eq 0 ]; then
         echo "nothing is missing"
@@ -82,7 +96,7 @@ install_missing() {
         return 1
     fi
     echo "installing ${missing[*]}"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
+    local install=(without_services env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
     apt-get update -qq &&
         "${install[@]}" postgresql-common >/dev/null &&
         # Debian would make and start a cluster of its own, which nothing here uses.

@@ -8,6 +8,7 @@ mod drive;
 mod submit;
 mod reconcile;
 mod collect;
+mod bill;
 mod whose;
 mod live;
 pub(crate) mod ledger;

@@ -5,7 +5,7 @@
 
 pub mod plan;
 
-use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT};
+use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT, told_as};
 use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
@@ -358,7 +358,7 @@ async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreErr
     let mut mine = Vec::with_capacity(held.len());
     for held in held {
         let task = held.leased.task.clone();
-        let queue = held.leased.lane.queue().to_owned();
+        let queue = told_as(QUEUE_WAIT, held.leased.lane.queue());
         metrics::histogram!(QUEUE_WAIT, "queue" => queue).record(now.since(held.leased.since).as_secs_f64());
         if parts.tasks.get(&task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_))) {
             mine.push(held);

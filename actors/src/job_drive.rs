@@ -188,7 +188,8 @@ async fn snapshot(look: &Look, job: &JobRow, needs: Option<Money>) -> Result<Sna
     // The hint may be older than a settlement that has released money since: only what is left now counts.
     let used = Money::from_nanos(counts.reserved_nanos) + Money::from_nanos(counts.spent_nanos);
     let left = job.ceilings.max_usd().map_or(Money::MAX, |cap| cap - used);
-    if job.draw.is_none() {
+    // A server counts what waits in all its queues by itself.
+    if job.draw.is_none() && parts.runs.is_none() {
         metrics::gauge!(QUEUE_DEPTH, "queue" => "llm").set(counts.queued as f64);
     }
     Ok(Snapshot {

@@ -14,7 +14,7 @@ pub use registry::{ForgetJob, OpenBatch, OpenRefused, RegisterJob, Registry};
 
 use crate::batch_poller::{BatchPoller, ResumeBatch};
 use crate::config::Supervision;
-use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS, CHAOS_KILLS};
+use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS, CHAOS_KILLS, SUPERVISOR_TRIPPED};
 use crate::parts::Parts;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture};
 use child::Running;
@@ -270,6 +270,7 @@ impl Supervisor {
                 let gave_up =
                     GaveUp { child: name, exit: down.exit, restarts: settings.max_restarts, window: settings.window };
                 error!(actor = name, reason = %gave_up, "restart budget is used up; stopping the node");
+                metrics::gauge!(SUPERVISOR_TRIPPED).set(1.0);
                 self.stop_all();
                 self.gave_up.send_replace(Some(gave_up));
             }
@@ -318,6 +319,7 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
+        metrics::gauge!(SUPERVISOR_TRIPPED).set(0.0);
         for index in 0..self.slots.len() {
             self.start_child(index, context);
         }

@@ -6,13 +6,14 @@
 //! evidence only; every pass is idempotent.
 
 pub(crate) mod runs;
+mod batches;
 mod repair;
 pub mod sessions;
 mod strays;
 
 pub use repair::{Repair, Repaired, repair};
 
-use crate::metrics::{BATCHES, BATCHES_UNRECONCILED, SWEEP_LAST_SUCCESS, SWEEP_RECLAIMED, SWEEP_SECONDS};
+use crate::metrics::{LEADER, SWEEP_LAST_SUCCESS, SWEEP_RECLAIMED, SWEEP_SECONDS, cluster};
 use crate::parts::Parts;
 use crate::runs::RunParts;
 use crate::supervisor::supervised_child;
@@ -20,7 +21,6 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, ContextFutureSpawner, 
 use futures_util::FutureExt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use storage::model::BatchState;
 use storage::store::SweepDone;
 use tracing::{info, warn};
 
@@ -103,7 +103,7 @@ impl Kind {
     }
 
     /// What whoever does it for all has to hold.
-    const fn role(self) -> &'static str {
+    pub(crate) const fn role(self) -> &'static str {
         match self {
             Kind::LapsedNodes => "sweep.lapsed_nodes",
             Kind::LostRuns | Kind::ExpiredRuns | Kind::Buffer => "sweep.runs",
@@ -278,7 +278,7 @@ pub async fn sweep_kind(
 ) -> Result<SweepDone, super::batch_poller::CallOrStore> {
     let (store, began) = (&parts.store, runs::now());
     let found = match (kind, runs) {
-        (Kind::Batches, _) => count_batches(parts).await?,
+        (Kind::Batches, _) => batches::count(parts).await?,
         (Kind::DuplicateBatches, _) => strays::sweep(parts, false).await?,
         (_, None) => 0,
         (Kind::LapsedNodes, _) => store.bury_lapsed(store.now()).await?,
@@ -287,6 +287,7 @@ pub async fn sweep_kind(
         (Kind::ExpiredRuns, Some(runs)) => runs::expire(runs).await?,
         (Kind::Buffer, Some(runs)) => {
             runs::queue_gauges(runs).await?;
+            runs::node_gauges(runs).await?;
             runs::gauges(runs).await?
         }
         (Kind::FaultyRuns | Kind::Output, Some(runs)) => repair::walk_on(kind, runs).await?,
@@ -314,26 +315,25 @@ async fn retain(parts: &Parts, span: Duration) -> Result<u64, storage::StoreErro
 }
 
 /// Whether this node does a kind for all. A command that works on its own job does it for itself.
-async fn is_ours(parts: &Parts, role: &str) -> Result<bool, storage::StoreError> {
-    Ok(parts.settings.pool.is_some() || parts.store.hold_role(role, parts.store.now()).await?.is_some())
+async fn is_ours(parts: &Parts, role: &'static str) -> Result<bool, storage::StoreError> {
+    if parts.settings.pool.is_some() {
+        return Ok(true);
+    }
+    let ours = parts.store.hold_role(role, parts.store.now()).await?.is_some();
+    metrics::gauge!(LEADER, "role" => role).set(f64::from(u8::from(ours)));
+    if !ours {
+        cluster::leave(gauges_of(role));
+    }
+    Ok(ours)
 }
 
-/// Sets the gauges from one read, and tells how many batches have ended and are still not settled.
-async fn count_batches(parts: &Parts) -> Result<u64, storage::StoreError> {
-    let in_flight = parts.store.in_flight().await?;
-    let now = parts.store.now();
-    for state in BatchState::ALL.iter().filter(|state| !state.is_terminal()) {
-        let count = in_flight.iter().filter(|batch| batch.state == *state).count();
-        metrics::gauge!(BATCHES, "state" => state.word()).set(count as f64);
-        if *state == BatchState::Unknown {
-            metrics::gauge!(BATCHES_UNRECONCILED).set(count as f64);
-        }
+/// The gauges that whoever holds a role tells for all.
+fn gauges_of(role: &str) -> &'static [&'static str] {
+    match role {
+        _ if role == Kind::Buffer.role() => runs::GAUGES,
+        _ if role == Kind::Batches.role() => batches::GAUGES,
+        _ => &[],
     }
-    let overdue = |batch: &&storage::store::BatchRow| {
-        let ended = batch.ended_at.filter(|_| batch.state == BatchState::Ended);
-        ended.is_some_and(|at| now.since(at) > Duration::from_secs(60))
-    };
-    Ok(in_flight.iter().filter(overdue).count() as u64)
 }
 
 impl Actor for Sweeper {

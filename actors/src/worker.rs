@@ -4,7 +4,7 @@
 //! it is tried again beyond what its outcome and its task say.
 
 use crate::executor::{Assignment, Chunk, Executor, Outcome, Output, Retry, Stop};
-use crate::metrics::{RUN_ATTEMPTS, RUN_SECONDS};
+use crate::metrics::{RUN_ATTEMPTS, RUN_SECONDS, told_as};
 use crate::runs::{Held, RunParts, Task, TaskKind, fate};
 use crate::supervisor::supervised_child;
 use actix::{Actor, AsyncContext, Context, WrapFuture};
@@ -94,8 +94,10 @@ async fn carry(parts: &RunParts, mut held: Held) {
     };
     let took = now().duration_since(began);
     parts.queue.took(took);
-    metrics::counter!(RUN_ATTEMPTS, "task" => held.leased.task.clone(), "outcome" => word(&outcome)).increment(1);
-    metrics::histogram!(RUN_SECONDS, "task" => held.leased.task.clone()).record(took.as_secs_f64());
+    let task_name = &held.leased.task;
+    metrics::counter!(RUN_ATTEMPTS, "task" => told_as(RUN_ATTEMPTS, task_name), "outcome" => word(&outcome))
+        .increment(1);
+    metrics::histogram!(RUN_SECONDS, "task" => told_as(RUN_SECONDS, task_name)).record(took.as_secs_f64());
     let (ending, code, reason, output) =
         fate(outcome, held.leased.attempt, &task.retry, parts.store.now(), &mut rand::rng());
     held.end(ending, code, reason, output);

@@ -116,6 +116,9 @@ pub enum Command {
     Chaos(ChaosArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
+    /// What can be measured
+    #[command(subcommand)]
+    Metrics(MetricsCommand),
     /// Print the OpenAPI document of the API
     Openapi,
 }
@@ -218,6 +221,18 @@ pub enum Role {
     Sweeper,
 }
 
+impl Role {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Role::All => "all",
+            Role::Api => "api",
+            Role::Worker => "worker",
+            Role::Poller => "poller",
+            Role::Sweeper => "sweeper",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
     None,
@@ -279,6 +294,16 @@ pub enum BatchesCommand {
     },
     /// Print the result lines that one batch brought, in order
     Results { id: String },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum MetricsCommand {
+    /// Every metric with its type, unit, labels and buckets
+    Catalogue {
+        /// As the page that stands in ops/METRICS.md
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

@@ -27,6 +27,7 @@ pub mod db;
 pub mod input;
 pub mod sim;
 pub mod ops;
+pub mod catalogue;
 pub mod http;
 pub mod chaos;
 pub mod output;

@@ -51,6 +51,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Nodes(args) => gateway::nodes::run(args, &cli.common),
         Command::Db(command) => gateway::db::run(command, &cli.common),
         Command::Keys(command) => gateway::keys::run(command, &cli.common, &config),
+        Command::Metrics(command) => gateway::catalogue::run(command, &cli.common),
         Command::Openapi => gateway::openapi::run(cli.common.output),
         Command::Sim(args) => gateway::sim_command::run(args, &cli.common, &config),
         Command::Batches(command) => gateway::batches::run(command, &cli.common, &config),

@@ -1,25 +1,53 @@
 //! The ops listener: `/livez`, which never touches the store, and `/metrics` in Prometheus text.
 
+mod process;
+
+use crate::cli::Role;
 use crate::exit::{Exit, Failure};
-use crate::http::guard;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
-use actors::runs::{Presence, RunParts};
+use actors::metrics::{BUILD_INFO, DB_POOL_CONNECTIONS, NODE_INFO, WORKER_SLOTS, WORKER_SLOTS_BUSY};
+use actors::runs::{LocalQueue, Presence, RunParts};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use storage::Store;
 
 /// Histograms hold every observation until somebody scrapes or this runs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Whether requests are welcome here: after the start, before the stop, and while the store is there and nobody has
 /// asked this node to drain.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Readiness {
     pub ready: AtomicBool,
-    node: OnceLock<(Presence, Arc<AtomicBool>)>,
+    node: OnceLock<Node>,
+}
+
+/// What is asked about this node whenever somebody wants to know.
+struct Node {
+    store: Store,
+    presence: Presence,
+    draining: Arc<AtomicBool>,
+    queue: Arc<LocalQueue>,
+    /// Runs that it can carry out at once.
+    slots: usize,
+}
+
+impl Node {
+    fn is_out(&self) -> bool {
+        self.presence.is_away() || self.draining.load(Ordering::Acquire)
+    }
+
+    fn tell(&self) {
+        metrics::gauge!(WORKER_SLOTS).set(self.slots as f64);
+        metrics::gauge!(WORKER_SLOTS_BUSY).set(self.slots.saturating_sub(self.queue.idle()) as f64);
+        let (used, idle) = self.store.pool_connections();
+        metrics::gauge!(DB_POOL_CONNECTIONS, "state" => "used").set(f64::from(used));
+        metrics::gauge!(DB_POOL_CONNECTIONS, "state" => "idle").set(f64::from(idle));
+    }
 }
 
 impl Readiness {
@@ -28,9 +56,20 @@ impl Readiness {
     }
 
     /// From now on it is not ready while the store is away, nor once it drains.
-    pub fn follow(&self, runs: &RunParts) {
+    pub fn follow(&self, runs: &RunParts, roles: &[Role]) {
+        let node = Node {
+            store: runs.store.clone(),
+            presence: runs.presence.clone(),
+            draining: runs.gates.draining.clone(),
+            queue: runs.queue.clone(),
+            slots: runs.settings.slots,
+        };
+        let roles: Vec<&str> = roles.iter().map(|role| role.word()).collect();
+        let labels = [("node", runs.store.node().as_str().to_owned()), ("roles", roles.join(","))];
+        metrics::gauge!(NODE_INFO, &labels).set(1.0);
+        tell_build(&runs.store);
         // Only the first one counts, and there is no second.
-        let _ = self.node.set((runs.presence.clone(), runs.gates.draining.clone()));
+        let _ = self.node.set(node);
     }
 
     fn has_started(&self) -> bool {
@@ -38,8 +77,7 @@ impl Readiness {
     }
 
     fn is_ready(&self) -> bool {
-        let out = |(store, draining): &(Presence, Arc<AtomicBool>)| store.is_away() || draining.load(Ordering::Acquire);
-        self.has_started() && !self.node.get().is_some_and(out)
+        self.has_started() && !self.node.get().is_some_and(Node::is_out)
     }
 }
 
@@ -80,7 +118,7 @@ impl Ops {
         };
         let handle = recorder().map_err(|error| cannot("cannot record metrics", &error))?;
         actors::metrics::describe();
-        guard::describe();
+        actors::metrics::begin();
         let upkeep = handle.clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(UPKEEP_EVERY);
@@ -122,13 +160,23 @@ impl Drop for Ops {
 
 fn recorder() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     let mut builder = PrometheusBuilder::new();
-    for (name, buckets) in actors::metrics::HISTOGRAMS.iter().chain([&(guard::REQUEST_SECONDS, guard::REQUEST_BUCKETS)])
-    {
-        builder = builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)?;
+    for (name, buckets) in actors::metrics::histograms() {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
     }
     builder.install_recorder()
 }
 
-async fn scrape(handle: web::Data<PrometheusHandle>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(handle.render())
+/// Says what runs here, and on what.
+pub fn tell_build(store: &Store) {
+    let kind = if store.is_sqlite() { "sqlite" } else { "postgres" };
+    let commit = option_env!("TIDEGATE_COMMIT").unwrap_or("unknown");
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => commit, "store" => kind).set(1.0);
+}
+
+async fn scrape(handle: web::Data<PrometheusHandle>, readiness: web::Data<Readiness>) -> HttpResponse {
+    if let Some(node) = readiness.node.get() {
+        node.tell();
+    }
+    let text = handle.render() + &process::text();
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
 }

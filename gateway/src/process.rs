@@ -16,7 +16,7 @@ use crate::cli::{Common, ProcessArgs};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::input::{Limits, Scan, scan};
-use crate::ops::Ops;
+use crate::ops::{self, Ops};
 use crate::{providers, session};
 use actors::price::PriceTable;
 use engine::{Ended, Engine};
@@ -75,6 +75,7 @@ async fn process(
     // Before anything is stored or sent: an address that is taken is a wrong command.
     let ops = Ops::start(args.ops_listen)?;
     let store = session::open_store(common, config).await?;
+    ops::tell_build(&store);
     let mut chosen = providers::connect(&choice, common, config)?;
     chosen.following.poll_every = args.poll.unwrap_or(chosen.following.poll_every);
     chosen.following.settle_after = args.settle.unwrap_or(chosen.following.settle_after);

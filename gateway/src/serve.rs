@@ -73,7 +73,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     }
     let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start a thread: {error}"));
     let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone()).map_err(cannot)?;
-    readiness.follow(&runs);
+    readiness.follow(&runs, &roles);
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runs, &runtime)?;
     let for_api = parts.clone();

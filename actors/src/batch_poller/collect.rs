@@ -3,8 +3,8 @@
 
 use super::drive::{CallOrStore, Drive, Step};
 use super::whose::Whose;
-use super::{ledger, plan};
-use crate::metrics::{RESULTS_QUARANTINED, RUNS_FINISHED, SPEND_NANOS};
+use super::{bill, ledger, plan};
+use crate::metrics::{BATCH_TURNAROUND, RESULTS_QUARANTINED, RUNS_FINISHED};
 use crate::provider::request::model_of_pack;
 use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
 use crate::provider::{End, Polled};
@@ -61,6 +61,10 @@ impl Drive {
             Polled::Ended { status, output_ref, error_ref, .. } => {
                 let refs = (output_ref.as_deref(), error_ref.as_deref());
                 store.ended(fence, row.state, &status, refs, store.now()).await?;
+                if let Some(at) = row.submitted_at {
+                    let took = store.now().since(at).as_secs_f64();
+                    metrics::histogram!(BATCH_TURNAROUND, "provider" => row.provider.clone()).record(took);
+                }
                 Ok(Step::Taken)
             }
             Polled::Gone => {
@@ -202,9 +206,9 @@ impl Drive {
         let store = &self.parts.store;
         let settled = store.settle(fence, state, row.round, verdicts, store.now()).await?;
         count_settled(&settled);
+        let positions = settled.positions.iter().copied().collect();
         self.parts.announce(settled.ended);
-        let spent: Money = verdicts.iter().filter_map(|verdict| verdict.cost).sum();
-        metrics::counter!(SPEND_NANOS).increment(u64::try_from(spent.nanos()).unwrap_or(0));
+        bill::count(row, self.form(), verdicts, &positions);
         verdicts.clear();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The sweeps over what contradicts the model, a part of the store at a time; and what any kind would find, changing
 //! nothing.
 
-use super::{Kind, count_batches, runs, strays, sweep_kind};
+use super::{Kind, batches, runs, strays, sweep_kind};
 use crate::batch_poller::CallOrStore;
 use crate::parts::Parts;
 use crate::runs::{RunParts, Settled, TaskKind};
@@ -113,7 +113,7 @@ async fn due(kind: Kind, parts: &Parts, runs: &RunParts) -> Result<u64, CallOrSt
         Kind::ExpiredRuns => store.expired_runs(now, COUNTED).await?,
         Kind::Keys => store.expired_keys(now, COUNTED).await?,
         Kind::Buffer => return Ok(runs::gauges(runs).await?),
-        Kind::Batches => return Ok(count_batches(parts).await?),
+        Kind::Batches => return Ok(batches::count(parts).await?),
         Kind::DuplicateBatches => return strays::sweep(parts, true).await,
         Kind::FaultyRuns | Kind::Output | Kind::Retention => 0,
     };

@@ -1,13 +1,16 @@
 //! The sweeps over runs: those of carriers that are gone, those whose time is up, and the gauges of what waits.
 
 use crate::executor::Stop;
-use crate::metrics::{BUFFER_ENTRIES, BUFFER_STALE, QUEUE_DEPTH, QUEUE_OLDEST_AGE};
+use crate::metrics::{
+    BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES, QUEUE_DEPTH, QUEUE_OLDEST_AGE, RUNS_FINISHED,
+    cluster, told_as,
+};
 use crate::runs::{RunParts, Settled};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use storage::StoreError;
-use storage::model::RunState;
-use storage::store::{Ending, QueueTotal, RunVerdict};
+use storage::model::{NodeState, RunState, Timestamp};
+use storage::store::{Ending, NodeRow, QueueTotal, RunVerdict};
 use tracing::{info, warn};
 
 /// Runs of each kind in one pass.
@@ -43,7 +46,7 @@ pub async fn take_back(parts: &RunParts) -> Result<u64, StoreError> {
 /// Ends runs that have waited longer than they were to; returns how many.
 pub async fn expire(parts: &RunParts) -> Result<u64, StoreError> {
     let expired = parts.store.expire_runs(parts.store.now(), PASS).await?;
-    metrics::counter!(crate::metrics::RUNS_FINISHED, "state" => RunState::Expired.word()).increment(expired);
+    metrics::counter!(RUNS_FINISHED, "state" => RunState::Expired.word()).increment(expired);
     Ok(expired)
 }
 
@@ -70,17 +73,16 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Queues that have a gauge of their own; those beyond are told together, for anybody can name a queue.
-const QUEUES_TOLD: usize = 50;
-const OTHERS: &str = "other";
+/// What is told here for all nodes.
+pub const GAUGES: &[&str] =
+    &[QUEUE_DEPTH, QUEUE_OLDEST_AGE, BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES];
+
 /// To count what waits takes one part in so many of the time.
 const COUNT_SHARE: u32 = 50;
 
-/// What is known of the gauges of queues.
+/// When the gauges of queues are next worth their count.
 #[derive(Debug, Default)]
 pub struct QueueGauges {
-    /// Queues that something was said of, so that it is said too when nothing waits in one any more.
-    told: BTreeSet<String>,
     next_at: Option<Instant>,
 }
 
@@ -91,30 +93,54 @@ pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
         return Ok(());
     }
     let totals = parts.store.ready_totals().await?;
-    let mut gauges = parts.queue_gauges.lock().await;
-    gauges.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
-    let now_at = parts.store.now();
-    let age = |total: &QueueTotal| total.oldest_at.map_or(0.0, |at| now_at.since(at).as_secs_f64());
-    let (own, others) = totals.split_at(totals.len().min(QUEUES_TOLD));
-    let mut told: Vec<(String, i64, f64)> =
-        own.iter().map(|total| (total.queue.clone(), total.waiting, age(total))).collect();
-    if !others.is_empty() {
-        let oldest = others.iter().map(age).fold(0.0, f64::max);
-        told.push((OTHERS.to_owned(), others.iter().map(|total| total.waiting).sum(), oldest));
-    }
-    let now_told: BTreeSet<String> = told.iter().map(|(queue, _, _)| queue.clone()).collect();
-    told.extend(gauges.told.difference(&now_told).map(|queue| (queue.clone(), 0, 0.0)));
-    for (queue, depth, oldest) in told {
-        metrics::gauge!(QUEUE_DEPTH, "queue" => queue.clone()).set(depth as f64);
-        metrics::gauge!(QUEUE_OLDEST_AGE, "queue" => queue).set(oldest);
-    }
-    gauges.told = now_told;
+    parts.queue_gauges.lock().await.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
+    let (depths, ages) = told(&totals, parts.store.now(), |queue| told_as(QUEUE_DEPTH, queue));
+    cluster::tell(QUEUE_DEPTH, depths.into_iter().map(of_queue));
+    cluster::tell(QUEUE_OLDEST_AGE, ages.into_iter().map(of_queue));
     Ok(())
+}
+
+fn of_queue((queue, value): (String, f64)) -> (Vec<cluster::Label>, f64) {
+    (vec![("queue", queue)], value)
+}
+
+/// Depth and oldest age by the name under which each queue is told; several may be told under one.
+fn told(
+    totals: &[QueueTotal],
+    now: Timestamp,
+    name: impl Fn(&str) -> String,
+) -> (BTreeMap<String, f64>, BTreeMap<String, f64>) {
+    let (mut depths, mut ages) = (BTreeMap::new(), BTreeMap::new());
+    for total in totals {
+        let queue = name(&total.queue);
+        let age = total.oldest_at.map_or(0.0, |at| now.since(at).as_secs_f64());
+        let oldest: &mut f64 = ages.entry(queue.clone()).or_default();
+        *oldest = oldest.max(age);
+        *depths.entry(queue).or_default() += total.waiting as f64;
+    }
+    (depths, ages)
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long a count takes")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// How many nodes stand how.
+pub async fn node_gauges(parts: &RunParts) -> Result<(), StoreError> {
+    let nodes = parts.store.nodes_alive().await?;
+    let now = parts.store.now();
+    let count = |state| nodes.iter().filter(|node| standing(node, now) == state).count() as f64;
+    let states = ["live", "draining", "suspect"];
+    cluster::tell(CLUSTER_NODES, states.map(|state| (vec![("state", state.to_owned())], count(state))));
+    Ok(())
+}
+
+fn standing(node: &NodeRow, now: Timestamp) -> &'static str {
+    if Timestamp::from_millis(node.lease_until) < now {
+        return "suspect";
+    }
+    if node.state == NodeState::Draining.word() { "draining" } else { "live" }
 }
 
 /// What waits in the buffer, from one read; returns how many have waited too long.
@@ -123,9 +149,30 @@ pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     let depths = store.buffer_depths(None).await?;
     let parked: i64 = depths.iter().map(|depth| depth.parked).sum();
     let entries: i64 = depths.iter().map(|depth| depth.entries).sum();
-    metrics::gauge!(BUFFER_ENTRIES, "state" => "queued").set((entries - parked) as f64);
-    metrics::gauge!(BUFFER_ENTRIES, "state" => "parked").set(parked as f64);
+    let state = |word: &str| vec![("state", word.to_owned())];
+    cluster::tell(BUFFER_ENTRIES, [(state("queued"), (entries - parked) as f64), (state("parked"), parked as f64)]);
+    let oldest = depths.iter().map(|depth| Timestamp::from_millis(depth.oldest_at)).min();
+    cluster::tell_one(BUFFER_OLDEST_AGE, oldest.map_or(0.0, |at| store.now().since(at).as_secs_f64()));
     let stale = store.stale_entries(None, store.now() - parts.settings.buffer.stale_after).await?;
-    metrics::gauge!(BUFFER_STALE).set(stale as f64);
+    cluster::tell_one(BUFFER_STALE, stale as f64);
     Ok(stale.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_are_told_together_add_up_and_the_oldest_of_them_counts() {
+        let total = |queue: &str, waiting, oldest_at| QueueTotal {
+            queue: queue.to_owned(),
+            waiting,
+            oldest_at: Some(Timestamp::from_millis(oldest_at)),
+        };
+        let totals = [total("a", 5, 9_000), total("b", 2, 4_000), total("c", 1, 6_000)];
+        let name = |queue: &str| if queue == "a" { "a" } else { "other" }.to_owned();
+        let (depths, ages) = told(&totals, Timestamp::from_millis(10_000), name);
+        assert_eq!(depths, BTreeMap::from([("a".to_owned(), 5.0), ("other".to_owned(), 3.0)]));
+        assert_eq!(ages, BTreeMap::from([("a".to_owned(), 1.0), ("other".to_owned(), 6.0)]));
+    }
 }

@@ -10,9 +10,11 @@ use crate::http::problem::Problem;
 use crate::http::query::Query;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
+use actors::metrics::SSE_CONNECTIONS;
 use actors::runs::{Elsewhere, Following, RunParts, Settled};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
+use metrics::Gauge;
 use std::collections::VecDeque;
 use std::time::Duration;
 use storage::model::{RunId, RunState, Timestamp};
@@ -99,7 +101,7 @@ pub async fn of_run(
         quiet: 0,
         ended: false,
     };
-    Ok(sse(stream::unfold(follower, OfRun::step)))
+    Ok(sse("run", stream::unfold(follower, OfRun::step)))
 }
 
 pub(super) fn last_event_id(request: &HttpRequest) -> Option<String> {
@@ -107,10 +109,31 @@ pub(super) fn last_event_id(request: &HttpRequest) -> Option<String> {
     Some(value.to_owned()).filter(|id| !id.is_empty())
 }
 
-pub(super) fn sse<S>(events: S) -> HttpResponse
+/// A stream that is open, until it is dropped with its response.
+struct Open(Gauge);
+
+impl Open {
+    fn new(stream: &'static str) -> Open {
+        let open = metrics::gauge!(SSE_CONNECTIONS, "stream" => stream);
+        open.increment(1.0);
+        Open(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+pub(super) fn sse<S>(stream: &'static str, events: S) -> HttpResponse
 where
     S: futures_util::Stream<Item = Result<Bytes, actix_web::Error>> + 'static,
 {
+    let open = Open::new(stream);
+    let events = events.inspect(move |_| {
+        let _as_long_as_the_stream = &open;
+    });
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/event-stream"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -226,7 +249,7 @@ pub async fn of_env(api: web::Data<Api>, caller: Caller, request: HttpRequest) -
         task,
         queue,
     };
-    Ok(sse(stream::unfold(follower, OfEnv::step)))
+    Ok(sse("env", stream::unfold(follower, OfEnv::step)))
 }
 
 struct OfEnv {

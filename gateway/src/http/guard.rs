@@ -23,11 +23,11 @@ use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{Error, HttpMessage, HttpResponse};
+use actors::metrics::HTTP_RATE_LIMITED;
 use futures_util::FutureExt;
 use tracing::{error, warn};
 
 pub use admit::Rules;
-pub use metrics::{IN_FLIGHT, REQUEST_BUCKETS, REQUEST_SECONDS, REQUESTS, describe};
 pub use name::{REQUEST_ID_HEADER, RequestId};
 
 use super::connections::Connection;
@@ -185,6 +185,9 @@ fn as_problem(response: HttpResponse<BoxBody>, id: &RequestId) -> HttpResponse<B
         None => return response,
     };
     log(&problem, id);
+    if problem.code.status() == StatusCode::TOO_MANY_REQUESTS {
+        ::metrics::counter!(HTTP_RATE_LIMITED, "policy" => problem.code.word()).increment(1);
+    }
     let mut response = response.map_body(|_, _| BoxBody::new(problem.body(Some(id.as_str()))));
     *response.status_mut() = if status.is_server_error() { problem.code.status() } else { status };
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

@@ -43,7 +43,7 @@ pub async fn import(path: &Path, job: &JobRow, kinds: &Kinds, parts: &Parts) -> 
             }
             let holder = (&job.id, job.epoch);
             store.import_runs(holder, &job.pool, held, job.scope.max_attempts, &chunk, store.now()).await?;
-            metrics::counter!(actors::metrics::RUNS_ACCEPTED).increment(chunk.len() as u64);
+            metrics::counter!(actors::metrics::RUNS_ACCEPTED, "path" => "import").increment(chunk.len() as u64);
             held += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
             chunk.clear();
             bytes = 0;

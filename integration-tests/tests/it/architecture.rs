@@ -13,11 +13,12 @@ const CRATES: [(&str, &str); 4] = [
     ("integration-tests", "integration-tests"),
 ];
 const FOLDERS: [&str; 6] = ["actors", "gateway", "integration-tests", "k8s", "ops", "storage"];
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "ops/README.md",
+    "ops/METRICS.md",
     "k8s/README.md",
     "integration-tests/ACCEPTANCE.md",
 ];
@@ -328,13 +329,13 @@ fn mentions(name: &str, allowed: impl Fn(&str) -> bool) -> Vec<String> {
 
 pub struct SourceFile {
     /// From the workspace's root, with forward slashes.
-    path: String,
+    pub path: String,
     text: String,
 }
 
 impl SourceFile {
     /// Lines with their numbers, without comments. A `//` in a string ends its line too.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate();
         lines.map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
     }

@@ -5,6 +5,7 @@ mod kill_matrix;
 mod live_calls;
 mod random_kills;
 mod architecture;
+mod metrics;
 mod actor_kill;
 mod retries_and_ceilings;
 mod owners;

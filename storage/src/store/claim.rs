@@ -159,6 +159,14 @@ impl Store {
         Ok(next.map(|(_, pack)| pack))
     }
 
+    /// What the batches of the day of `now` have cost, or may still: what the day's caps count.
+    pub async fn spent_in_day(&self, now: Timestamp) -> Result<Money, StoreError> {
+        let day = now.millis().div_euclid(DAY_MS) * DAY_MS;
+        let spent: i64 =
+            on_pool!(self, |pool| sqlx::query_scalar(SPENT_SINCE).bind(day).bind("").fetch_one(pool).await?);
+        Ok(Money::from_nanos(spent))
+    }
+
     /// How many runs of a pack may be claimed in this round, counted up to `most`.
     pub async fn pack_depth(&self, pool_name: &str, round: i64, pack: &str, most: i64) -> Result<i64, StoreError> {
         Ok(on_pool!(self, |pool| sqlx::query_scalar(PACK_DEPTH)

@@ -142,6 +142,9 @@ const LIVE_JOBS: &str = concat!(
     job_columns!(),
     "WHERE state IN ('created', 'running', 'suspended', 'finishing') ORDER BY created_at, id"
 );
+const JOBS_BY_STATE: &str = "-- jobs_by_state
+SELECT state, COUNT(*) FROM jobs WHERE state IN ('created', 'running', 'suspended', 'finishing') GROUP BY state";
+
 const LIST_JOBS: &str = concat!(
     "-- list_jobs\n",
     job_columns!(),
@@ -250,6 +253,12 @@ impl Store {
     pub async fn live_jobs(&self) -> Result<Vec<JobRow>, StoreError> {
         let raw: Vec<RawJob> = on_pool!(self, |pool| sqlx::query_as(LIVE_JOBS).fetch_all(pool).await?);
         raw.into_iter().map(JobRow::try_from).collect()
+    }
+
+    /// How many jobs that are not over are in each state.
+    pub async fn jobs_by_state(&self) -> Result<Vec<(JobState, i64)>, StoreError> {
+        let counts: Vec<(String, i64)> = on_pool!(self, |pool| sqlx::query_as(JOBS_BY_STATE).fetch_all(pool).await?);
+        Ok(counts.into_iter().filter_map(|(state, jobs)| Some((JobState::from_word(&state)?, jobs))).collect())
     }
 
     /// Jobs newest first, those before the position `(created_at, id)` if one is given.

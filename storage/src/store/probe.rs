@@ -29,6 +29,17 @@ impl Store {
         }
     }
 
+    /// Connections of the pool that are in use, and those that wait for one. What a SQLite file is written with, and
+    /// what has a connection of its own, is in no pool.
+    pub fn pool_connections(&self) -> (u32, u32) {
+        let (open, idle) = match &self.inner.pools {
+            Pools::Sqlite { readers, .. } => (readers.size(), readers.num_idle()),
+            Pools::Postgres { pool, .. } => (pool.size(), pool.num_idle()),
+        };
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(open);
+        (open - idle, idle)
+    }
+
     pub fn is_closed(&self) -> bool {
         match &self.inner.pools {
             Pools::Sqlite { writer, .. } => writer.is_closed(),

@@ -32,6 +32,8 @@ pub struct Settled {
     pub requeued: i64,
     /// Verdicts on requests that already had one, or that the batch does not hold.
     pub ignored: i64,
+    /// Positions of the requests that have their verdict by this.
+    pub positions: Vec<i64>,
     /// Runs that came in over HTTP and have ended by this, each with its env.
     pub ended: Vec<(RunId, String, RunState)>,
 }
@@ -113,6 +115,7 @@ impl Store {
             settled.failed += part.failed;
             settled.requeued += part.requeued;
             settled.ignored += part.ignored;
+            settled.positions.extend(part.positions);
             settled.ended.extend(part.ended);
         }
         Ok(settled)
@@ -209,6 +212,7 @@ impl Store {
                 );
                 insert.build().persistent(false).execute(&mut *tx).await?;
             }
+            settled.positions = changes.iter().map(|change| change.verdict.pos).collect();
             settled.ended = changes.iter().filter_map(Change::ended).collect();
             end_drawn!(tx, Db, settled.ended.iter().map(|(run, _, _)| run.as_str()).collect());
             sqlx::query(SETTLE_POOL)

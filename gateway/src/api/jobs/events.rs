@@ -48,7 +48,7 @@ pub async fn of_job(
         quiet: 0,
         ended: false,
     };
-    Ok(sse(stream::unfold(follower, Follower::step)))
+    Ok(sse("job", stream::unfold(follower, Follower::step)))
 }
 
 struct Follower {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use actors::metrics::AUTH_FAILURES;
 use dashmap::DashMap;
 use storage::StoreError;
 use storage::model::{Clock, Timestamp};
@@ -71,7 +72,10 @@ pub struct Caller {
 impl Caller {
     /// Refuses a caller whose key lacks the scope, naming it.
     pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
-        if self.scopes.has(scope) { Ok(()) } else { Err(Problem::forbidden_scope(scope)) }
+        if self.scopes.has(scope) {
+            return Ok(());
+        }
+        Err(refused("scope", Problem::forbidden_scope(scope)))
     }
 }
 
@@ -114,7 +118,8 @@ impl Gate {
         let Some(keys) = &self.keys else {
             return Ok(Caller { env: named.unwrap_or_default(), key_id: None, scopes: Scopes::ALL });
         };
-        let presented = token.and_then(Presented::parse).ok_or_else(Problem::unauthenticated)?;
+        let Some(token) = token else { return Err(refused("missing", Problem::unauthenticated())) };
+        let presented = Presented::parse(token).ok_or_else(|| refused("bad", Problem::unauthenticated()))?;
         let caller = keys.verify(presented).await?;
         match named {
             Some(named) if named != caller.env => {
@@ -135,14 +140,15 @@ impl Keys {
             None => self.looked_up(&presented.id, now).await?,
         };
         let matches = |key: &StoredKey| presented.matches(&key.sha256) && key.env == presented.env;
-        match key.filter(|key| matches(key) && key.is_good_at(now)) {
-            Some(key) => {
+        match key.filter(matches) {
+            Some(key) if key.is_good_at(now) => {
                 if looked_up {
                     self.find.used(&presented.id);
                 }
                 Ok(Caller { env: key.env, key_id: Some(presented.id), scopes: key.scopes })
             }
-            None => Err(Problem::unauthenticated()),
+            Some(_) => Err(refused("expired", Problem::unauthenticated())),
+            None => Err(refused("bad", Problem::unauthenticated())),
         }
     }
 
@@ -172,6 +178,12 @@ impl Keys {
         }
         self.remembered.insert(id.clone(), key);
     }
+}
+
+/// Counts a refusal; the caller is not told more of its reason than the problem says.
+fn refused(reason: &'static str, problem: Problem) -> Problem {
+    metrics::counter!(AUTH_FAILURES, "reason" => reason).increment(1);
+    problem
 }
 
 /// The token of the only `Authorization` header, if that is a bearer's.
