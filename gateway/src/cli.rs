@@ -7,6 +7,7 @@ mod jobs;
 mod sessions;
 mod sweep;
 mod repair;
+mod upkeep;
 
 pub use fleet::{
     BufferArgs, BufferCommand, DbCommand, DevArgs, KeysCommand, NodesArgs, NodesCommand, WorkerArgs, WorkersArgs,
@@ -18,6 +19,7 @@ pub use repair::{ImportBatchesArgs, RepairArgs, RepairCommand};
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
 pub use sessions::{SessionsArgs, SessionsCommand, StatusArg};
 pub use sweep::{SweepArgs, SweepCommand};
+pub use upkeep::ConfigCommand;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -110,8 +112,18 @@ pub enum Command {
     Repair(RepairArgs),
     /// Check the store, the configuration and the providers
     Doctor(DoctorArgs),
+    /// Settings: what they are, where they come from, whether a file is right
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the OpenAPI document of the API
     Openapi,
+}
+
+impl Command {
+    /// Whether it cannot run with a configuration that is refused.
+    pub fn needs_settings(&self) -> bool {
+        !matches!(self, Command::Config(_))
+    }
 }
 
 const PROCESS_EXAMPLES: &str = "\

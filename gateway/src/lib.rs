@@ -37,6 +37,7 @@ pub mod sim_command;
 pub mod exec_guard;
 pub mod exit;
 pub mod config;
+pub mod config_command;
 pub mod tasks;
 pub mod llm;
 pub mod telemetry;

@@ -31,6 +31,7 @@ mod bad_input;
 mod bad_files;
 mod bad_results;
 mod bad_config;
+mod config_command;
 mod bad_calls;
 mod executors;
 mod bad_http;
