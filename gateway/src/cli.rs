@@ -91,7 +91,7 @@ pub enum Command {
     Buffer(BufferArgs),
     /// The nodes on one database: see them, let one go
     Nodes(NodesArgs),
-    /// The store's schema
+    /// The store: its schema, a copy of it, whether it agrees with itself
     #[command(subcommand)]
     Db(DbCommand),
     /// API keys, in the store itself

@@ -38,4 +38,5 @@ mod bad_http;
 mod security;
 mod cli_runs;
 mod fleet;
+mod db;
 mod jobs;
