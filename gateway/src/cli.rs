@@ -23,6 +23,7 @@ pub use upkeep::ConfigCommand;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -117,12 +118,31 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print the OpenAPI document of the API
     Openapi,
+    /// Print what completes command lines in a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        #[arg(value_name = "SHELL", value_enum)]
+        shell: Shell,
+    },
+    /// Write a manual page for each command
+    #[command(hide = true)]
+    Man {
+        /// An existing folder; pages of these names are overwritten
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
+
+const COMPLETIONS: &str = "\
+Examples:
+  tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate
+  tidegate completions zsh > ~/.zfunc/_tidegate        # a folder of fpath
+  tidegate completions fish > ~/.config/fish/completions/tidegate.fish";
 
 impl Command {
     /// Whether it cannot run with a configuration that is refused.
     pub fn needs_settings(&self) -> bool {
-        !matches!(self, Command::Config(_))
+        !matches!(self, Command::Config(_) | Command::Completions { .. } | Command::Man { .. })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod serve;
 pub mod dev;
 pub mod api;
 pub mod openapi;
+pub mod shell;
 pub mod client;
 pub mod runs;
 pub mod workers;

@@ -60,6 +60,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Repair(args) => gateway::repair::run(args, &cli.common, &config),
         Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
+        Command::Completions { shell } => gateway::shell::completions(*shell),
+        Command::Man { out } => gateway::shell::man(out),
         Command::Config(command) => gateway::config_command::run(command, &cli.common),
     }
 }

@@ -32,6 +32,7 @@ mod bad_files;
 mod bad_results;
 mod bad_config;
 mod config_command;
+mod shell;
 mod bad_calls;
 mod executors;
 mod bad_http;
