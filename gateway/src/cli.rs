@@ -8,6 +8,7 @@ mod sessions;
 mod sweep;
 mod repair;
 mod chaos;
+mod upkeep;
 
 pub use chaos::{ActorsArgs, ActorsCommand, ChaosArgs, ChaosCommand, ModeArg};
 pub use fleet::{
@@ -20,9 +21,11 @@ pub use repair::{ImportBatchesArgs, RepairArgs, RepairCommand};
 pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
 pub use sessions::{SessionsArgs, SessionsCommand, StatusArg};
 pub use sweep::{SweepArgs, SweepCommand};
+pub use upkeep::ConfigCommand;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,7 +94,7 @@ pub enum Command {
     Buffer(BufferArgs),
     /// The nodes on one database: see them, let one go
     Nodes(NodesArgs),
-    /// The store's schema
+    /// The store: its schema, a copy of it, whether it agrees with itself
     #[command(subcommand)]
     Db(DbCommand),
     /// API keys, in the store itself
@@ -119,8 +122,37 @@ pub enum Command {
     /// What can be measured
     #[command(subcommand)]
     Metrics(MetricsCommand),
+    /// Settings: what they are, where they come from, whether a file is right
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the OpenAPI document of the API
     Openapi,
+    /// Print what completes command lines in a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        #[arg(value_name = "SHELL", value_enum)]
+        shell: Shell,
+    },
+    /// Write a manual page for each command
+    #[command(hide = true)]
+    Man {
+        /// An existing folder; pages of these names are overwritten
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate
+  tidegate completions zsh > ~/.zfunc/_tidegate        # a folder of fpath
+  tidegate completions fish > ~/.config/fish/completions/tidegate.fish";
+
+impl Command {
+    /// Whether it cannot run with a configuration that is refused.
+    pub fn needs_settings(&self) -> bool {
+        !matches!(self, Command::Config(_) | Command::Completions { .. } | Command::Man { .. })
+    }
 }
 
 const PROCESS_EXAMPLES: &str = "\

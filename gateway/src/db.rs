@@ -1,9 +1,13 @@
-//! `tidegate db`: the store's schema, as it is and as this binary would have it.
+//! `tidegate db`: the store's schema, a copy of the store, and whether what it holds agrees with itself.
+
+mod backup;
+mod check;
 
 use crate::cli::{Common, DbCommand};
 use crate::exit::{Exit, Failure};
 use crate::output::{Cell, Column, List, Room, Row, note};
 use crate::session;
+use backup::Ended;
 use serde_json::json;
 use storage::model::{Clock, SystemClock};
 use storage::store::{MigrationRow, migrate, schema};
@@ -14,16 +18,28 @@ const COLUMNS: &[Column] =
 pub fn run(command: &DbCommand, common: &Common) -> Result<Exit, Failure> {
     let url = session::store_url(common)?;
     session::runtime()?.block_on(async {
-        let rows = match command {
-            DbCommand::Migrate => migrate(&url).await?,
-            DbCommand::Status => schema(&url).await?,
-        };
-        list(&rows).print(common.output, SystemClock.now())?;
-        if rows.iter().any(|row| !row.applied) {
-            note("what is pending is applied by `tidegate db migrate`, or when a server starts");
+        match command {
+            DbCommand::Migrate => print(&migrate(&url).await?, common),
+            DbCommand::Status => print(&schema(&url).await?, common),
+            DbCommand::Backup { out } => match backup::backup(&url, out).await? {
+                Ended::Done(record) => record.print(common.output, SystemClock.now()).map(|()| Exit::Done),
+                Ended::Stopped(exit) => Ok(exit),
+            },
+            DbCommand::Check => {
+                let answers = check::answers(&url).await?;
+                check::list(&answers).print(common.output, SystemClock.now())?;
+                Ok(check::verdict(&answers))
+            }
         }
-        Ok(Exit::Done)
     })
+}
+
+fn print(rows: &[MigrationRow], common: &Common) -> Result<Exit, Failure> {
+    list(rows).print(common.output, SystemClock.now())?;
+    if rows.iter().any(|row| !row.applied) {
+        note("what is pending is applied by `tidegate db migrate`, or when a server starts");
+    }
+    Ok(Exit::Done)
 }
 
 fn list(rows: &[MigrationRow]) -> List {

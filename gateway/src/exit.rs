@@ -93,6 +93,9 @@ impl From<StoreError> for Failure {
             _ => Exit::StoreFailed,
         };
         let failure = Failure::new(exit, &error);
+        if error.is_damage() {
+            return failure.hint("the file is damaged or no store: put a backup in its place, without its -wal file");
+        }
         match error {
             StoreError::File { .. } => failure.hint("name another place with --store sqlite:PATH"),
             StoreError::Pooler => {

@@ -40,7 +40,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     if let Some(name) = storage::failpoint::unknown_name() {
         return Err(Failure::usage(format!("TIDEGATE_FAILPOINT names `{name}`, which is no failpoint")));
     }
-    let config = Config::load(cli.common.config.as_deref())?;
+    let config =
+        if cli.command.needs_settings() { Config::load(cli.common.config.as_deref())? } else { Config::default() };
     match &cli.command {
         Command::Process(args) => gateway::process::run(args, &cli.common, &config),
         Command::Serve(args) => gateway::serve::run(args, &cli.common, &config),
@@ -62,5 +63,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Chaos(args) => gateway::chaos_plan::run(args, &cli.common),
         Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
         Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
+        Command::Completions { shell } => gateway::shell::completions(*shell),
+        Command::Man { out } => gateway::shell::man(out),
+        Command::Config(command) => gateway::config_command::run(command, &cli.common),
     }
 }

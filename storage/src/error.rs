@@ -86,6 +86,13 @@ impl StoreError {
         }
     }
 
+    /// Whether a SQLite file is not one any more, or not whole.
+    pub fn is_damage(&self) -> bool {
+        let StoreError::Database(sqlx::Error::Database(error)) = self else { return false };
+        // SQLITE_CORRUPT with its extended forms, and SQLITE_NOTADB; a SQLSTATE is longer.
+        matches!(error.code().as_deref(), Some("11" | "267" | "523" | "779" | "26"))
+    }
+
     /// Whether it is certain that nothing was done. An answer that was lost may be that of a commit.
     pub fn did_nothing(&self) -> bool {
         matches!(self, StoreError::Away | StoreError::Database(sqlx::Error::PoolTimedOut))

@@ -50,14 +50,18 @@ mod sweeps;
 mod audit;
 mod retention;
 mod repair;
+mod check;
+mod backup;
 mod due;
 
 pub use accept::{Accepted, Idempotency, NewRecord};
 pub use audit::{Deed, DeedRow};
+pub use backup::{PostgresPlace, copy_into, postgres_place};
 pub use batches::{BatchFilter, BatchRow};
 pub use buffer::{BufferDepth, BufferEntry, LetThrough};
 pub use canaries::{Canary, CanaryState};
 pub use caps::{Cap, Capped};
+pub use check::{Answer, check};
 pub use claim::{Claim, DayCap, Limits, Opened};
 pub use dispatch::{Brief, LaneHead, Leased, Share, Taker};
 pub use doorbell::{Bell, Heard};

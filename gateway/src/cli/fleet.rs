@@ -4,6 +4,7 @@ use super::{Remote, duration};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Args)]
@@ -96,12 +97,20 @@ pub enum NodesCommand {
 }
 
 /// These open the store itself, and work on nothing in it.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum DbCommand {
     /// Bring the schema up to date; older nodes go on beside it
     Migrate,
     /// Print what the store has, and what this binary would add
     Status,
+    /// Copy a SQLite store as it is now, also while a server works on it
+    Backup {
+        /// The new file; none is overwritten
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Check that what the store holds agrees with itself, also while a server works on it; 0 or 8
+    Check,
 }
 
 /// These open the store itself: the first key cannot come from a server that asks for one.

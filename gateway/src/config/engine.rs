@@ -3,14 +3,14 @@
 use super::dollars::Dollars;
 use actors::backoff::Backoff;
 use actors::runs::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the server listens and what it takes.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     pub listen: SocketAddr,
@@ -42,7 +42,7 @@ impl Default for ServerConfig {
 }
 
 /// This node's workers.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkersConfig {
     pub slots: usize,
@@ -65,7 +65,7 @@ impl Default for WorkersConfig {
 }
 
 /// How many runs may be under way.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     pub max_running: Option<i64>,
@@ -91,14 +91,14 @@ impl Default for LimitsConfig {
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     pub max_running: Option<i64>,
     pub max_running_per_key: Option<i64>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnvConfig {
     pub weight: Option<u32>,
@@ -109,14 +109,14 @@ pub struct EnvConfig {
     pub buffer_above_per_second: Option<f64>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OrgConfig {
     pub weight: Option<u32>,
 }
 
 /// What the gate does with what it finds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BufferMode {
     #[default]
@@ -126,7 +126,7 @@ pub enum BufferMode {
     Off,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BufferConfig {
     pub mode: BufferMode,
@@ -162,7 +162,7 @@ impl Default for BufferConfig {
 }
 
 /// A task; which fields it may have depends on its kind.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskConfig {
     pub kind: String,

@@ -1,13 +1,13 @@
 //! The sections about sessions and sweeps.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use storage::model::{Graph, GraphFault};
 use storage::store::SessionRules;
 
 /// What the sweeps may do. Each is a kill switch, with an environment variable of its own.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SweepsConfig {
     /// Whether this node sweeps for all (`TIDEGATE_SWEEPER_ENABLED`).
@@ -27,7 +27,7 @@ impl Default for SweepsConfig {
 }
 
 /// A type of session: a typed phase graph.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
     /// Where every round begins.

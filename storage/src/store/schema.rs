@@ -1,5 +1,6 @@
 //! The schema: brought up to date when a store is opened, if this binary may work on it.
 
+use super::backup::connect_reading;
 use super::open::{Place, lock, postgres_options, sqlite_options};
 use crate::error::StoreError;
 use sqlx::migrate::Migrator;
@@ -76,8 +77,7 @@ pub async fn migrate(url: &str) -> Result<Vec<MigrationRow>, StoreError> {
 pub async fn schema(url: &str) -> Result<Vec<MigrationRow>, StoreError> {
     let (known, applied) = match Place::of(url)? {
         Place::Sqlite(path) => {
-            let options = sqlite_options(&path).create_if_missing(false).read_only(true);
-            let mut connection = SqliteConnection::connect_with(&options).await?;
+            let mut connection = connect_reading(&path).await?;
             let applied = sqlx::query_as(APPLIED).fetch_all(&mut connection).await?;
             connection.close().await?;
             (&SQLITE, applied)

@@ -38,9 +38,13 @@ pub fn run(kind: Kind, body: impl AsyncFnOnce(Fixture)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime starts").block_on(async {
         let store = Fixture::new(kind).await;
-        let (raw, _folder) = (store.raw.clone(), store.folder.clone());
+        let (raw, url, _folder) = (store.raw.clone(), store.url.clone(), store.folder.clone());
         body(store).await;
         audit::audit(&raw).await;
+        // What operators ask of a store must find nothing where the audit finds nothing.
+        let answers = storage::store::check(&url).await.expect("the store can be asked");
+        let wrong: Vec<_> = answers.iter().filter(|answer| answer.wrong > 0).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
     });
 }
 
