@@ -21,7 +21,7 @@ pub mod prometheus;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
-pub use case::{Case, Database, Ended, Protocol};
+pub use case::{Case, Database, Ended, Protocol, binary};
 pub use cluster::{Cluster, Node};
 pub use eventually::eventually;
 pub use fault_proxy::{FaultProxy, Wire};

@@ -42,3 +42,27 @@ fn every_metric_of_the_table_is_told_somewhere() {
     let unused = CATALOGUE.iter().filter(|metric| !own.contains(&metric.constant) && !words.contains(metric.constant));
     none(unused.map(|metric| format!("actors/src/metrics/catalogue.rs: nothing tells {}", metric.name)).collect());
 }
+
+#[test]
+fn the_command_prints_the_table_in_every_form() {
+    let catalogue = |args: &[&str]| {
+        let output = std::process::Command::new(harness::binary()).args(["metrics", "catalogue"]).args(args).output();
+        let output = output.expect("the binary runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed: serde_json::Value = serde_json::from_str(&catalogue(&["-o", "json"])).expect("JSON");
+    let entries = printed.as_array().expect("an array");
+    let names: Vec<&str> = entries.iter().filter_map(|entry| entry["name"].as_str()).collect();
+    assert_eq!(names, CATALOGUE.iter().map(|metric| metric.name).collect::<Vec<_>>());
+    for entry in entries {
+        for field in ["type", "unit", "help"] {
+            assert!(entry[field].is_string(), "{entry}");
+        }
+        assert!(entry["labels"].is_array() && entry["buckets"].is_array(), "{entry}");
+    }
+    assert_eq!(catalogue(&["-o", "jsonl"]).lines().count(), CATALOGUE.len());
+    let table = catalogue(&[]);
+    assert!(table.starts_with(&format!("{}\tcounter\tcount\tpath\t", CATALOGUE[0].name)), "{table}");
+    assert_eq!(catalogue(&["--markdown"]), crate::architecture::read("ops/METRICS.md"));
+}
