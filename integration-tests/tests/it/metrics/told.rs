@@ -15,17 +15,11 @@ const REQUESTS: usize = 12;
 const WAITING_MAX: usize = 1_000;
 
 /// What needs a fault, a session, a buffered run or a live call, none of which there are here.
-const NOT_HERE: [&str; 11] = [
-    "tidegate_buffer_drained_total",
-    "tidegate_leases_lost_total",
-    "tidegate_llm_duplicate_batches_total",
-    "tidegate_llm_live_calls_total",
-    "tidegate_llm_results_quarantined_total",
+const NOT_HERE: [&str; 5] = [
     "tidegate_llm_unpriced_requests_total",
-    "tidegate_sessions_closed_total",
-    "tidegate_sessions_resumed_total",
     "tidegate_actor_restarts_total",
     "tidegate_actor_restart_seconds",
+    "tidegate_chaos_kills_total",
     "tidegate_metric_labels_dropped_total",
 ];
 
