@@ -39,7 +39,8 @@ struct ChildDown {
 pub struct KillChild {
     pub name: String,
     pub mode: Misbehave,
-    /// Whether the death counts towards the restart budget, and makes the next start wait longer, as one by a fault does.
+    /// Whether it is a drill of faults: the death counts towards the restart budget, makes the next start wait longer, and
+    /// is told like any other.
     pub counts: bool,
 }
 
@@ -72,7 +73,7 @@ pub struct ChildStatus {
     pub generation: u64,
     pub up: bool,
     pub restarts: u64,
-    /// Those of them that somebody wanted.
+    /// Those of them that somebody wanted, and that count for nothing.
     pub injected: u64,
     /// Deaths that count towards the restart budget now.
     pub recent_deaths: usize,
@@ -258,8 +259,8 @@ impl Supervisor {
         match verdict {
             Verdict::Rebuild { failures } => {
                 slot.restarts += 1;
-                slot.injected += u64::from(kill_sent.is_some());
-                let (cause, injected) = (down.exit.word(), if kill_sent.is_some() { "true" } else { "false" });
+                slot.injected += u64::from(!counts);
+                let (cause, injected) = (down.exit.word(), if counts { "false" } else { "true" });
                 metrics::counter!(ACTOR_RESTARTS, "actor" => name, "cause" => cause, "injected" => injected)
                     .increment(1);
                 let wait = settings.backoff.after(failures, &mut rand::rng());

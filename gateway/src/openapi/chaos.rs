@@ -50,7 +50,7 @@ pub fn actor() -> Value {
             "up": { "type": "boolean" },
             "generation": count,
             "restarts": count,
-            "injected": { "type": "integer", "minimum": 0, "description": "Restarts after a kill on purpose." },
+            "injected": { "type": "integer", "minimum": 0, "description": "Restarts after kills that were asked for." },
             "recent_deaths": { "type": "integer", "minimum": 0, "description": "That count towards the restart budget." },
             "restart_p99_seconds": maybe("number"),
             "silent_seconds": { "type": ["number", "null"], "description": "Since a ping that it has not answered." },

@@ -50,11 +50,12 @@ fn buyer(supplier: &Supplier, cap: &str) -> (Server, String) {
 
 #[test]
 fn alerts_fire_in_the_situations_that_they_are_for() {
-    // One whose buffer is not drained, and whose database goes away.
+    // One whose buffer is not drained, of which an actor keeps dying, and whose database goes away.
     let cluster = Cluster::of(1, |server| {
         let server = server.config(PULL).set("supervisor.sweep_seconds", 0.3).set("buffer.stale_seconds", 1);
-        let server = server.set("buffer.above_per_second", 1).set("supervisor.hang_seconds", 0.2);
-        server.set("supervisor.max_restarts", 1_000).env("TIDEGATE_DRAINER_ENABLED", "false")
+        let server = server.set("buffer.above_per_second", 1).set("supervisor.max_restarts", 10_000);
+        let drill = "actors=worker-0 modes=stop kills=5000 every=300ms";
+        server.env("TIDEGATE_CHAOS", drill).env("TIDEGATE_DRAINER_ENABLED", "false")
     });
     let mut cluster = cluster.start();
     let mut client = Client::new(&cluster.doors()[0]);
@@ -78,19 +79,8 @@ fn alerts_fire_in_the_situations_that_they_are_for() {
     }
     doubter.client().post(&format!("/jobs/{job}/suspend"), &json!({})).is(200);
     fires(&prometheus, "TidegateJobSuspended");
-    for quiet in ["TidegateDown", "TidegateRestartStorm", "TidegateSweepLate", "TidegateResultsQuarantined"] {
+    for quiet in ["TidegateDown", "TidegateSupervisorTripped", "TidegateSweepLate", "TidegateResultsQuarantined"] {
         assert!(prometheus.firing(quiet).is_empty(), "{quiet} fires too soon");
-    }
-    // Held up for so long that its actors are taken for hung.
-    for _ in 0..6 {
-        let server = &mut cluster.nodes[0].server;
-        let before = server.metric("tidegate_actor_restarts_total", &["injected=\"false\""]);
-        server.signal("STOP");
-        let _ = std::sync::mpsc::channel::<()>().1.recv_timeout(std::time::Duration::from_millis(600));
-        server.signal("CONT");
-        eventually("they are rebuilt", || {
-            server.metric("tidegate_actor_restarts_total", &["injected=\"false\""]) > before
-        });
     }
     let storm = fires(&prometheus, "TidegateRestartStorm");
     assert!(storm["actor"].is_string() && storm["instance"].is_string(), "{storm}");

@@ -213,10 +213,10 @@ fn serve_what_is_swept_for_all_is_swept_by_one_and_then_by_another() {
     };
     let holds = |id: &str| first.number(&format!("SELECT COUNT(*) FROM roles WHERE holder = '{id}'"));
     let (killed, heir) = (of(&sweeper), of(&second));
-    eventually("every kind has its node", || first.number("SELECT COUNT(*) FROM roles") == 5);
-    eventually("nobody else sweeps", || holds(&killed) + holds(&heir) == 5);
+    eventually("every kind has its node", || first.number("SELECT COUNT(*) FROM roles") == 6);
+    eventually("nobody else sweeps", || holds(&killed) + holds(&heir) == 6);
     sweeper.kill9();
-    eventually("the other sweeps all", || holds(&heir) == 5);
+    eventually("the other sweeps all", || holds(&heir) == 6);
     let gone = format!("SELECT COUNT(*) FROM nodes WHERE id = '{killed}' AND state = 'gone'");
     eventually("the dead one is declared gone", || first.number(&gone) == 1);
 }

@@ -209,3 +209,24 @@ fn sqlite_a_server_tells_what_the_table_says_and_what_the_store_has() {
 fn postgres_a_server_tells_what_the_table_says_and_what_the_store_has() {
     tells_what_the_table_says(Database::Postgres);
 }
+
+/// Of the whole cluster one node tells; one that has let another do it tells of nothing, and not of what was.
+#[test]
+fn a_node_that_another_sweeps_for_tells_no_gauges_of_the_cluster_any_more() {
+    let later = "[tasks.later]\nkind = \"pull\"\n";
+    let first = Server::on(Database::Postgres).config(later).start();
+    let mut client = first.client();
+    client.run(&json!({"task": "later", "queue": "slow"}));
+    let depth = |server: &Server| server.metric("tidegate_queue_depth", &["queue=\"slow\""]);
+    eventually("the first one tells", || depth(&first) == 1.0);
+    let id = first.rows("SELECT id FROM nodes").pop().and_then(|mut row| row.pop().flatten()).expect("its id");
+    let heir = Server::on(Database::Postgres).config(later).with_store(&first.store).start();
+    client.post(&format!("/nodes/{id}/drain"), &Value::Null).is(200);
+    eventually("the other one tells", || depth(&heir) == 1.0);
+    eventually("the first one does not", || depth(&first) == 0.0);
+    let leads = |server: &Server| server.metric("tidegate_leader", &[]);
+    let roles = first.number("SELECT COUNT(*) FROM roles") as f64;
+    eventually("all roles have gone over", || leads(&heir) == roles && leads(&first) == 0.0);
+    let draining = || heir.metric("tidegate_cluster_nodes", &["state=\"draining\""]);
+    eventually("the one that drains is counted", || draining() == 1.0);
+}
