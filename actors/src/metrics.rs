@@ -28,6 +28,7 @@ pub const SESSIONS_CLOSED: &str = "tidegate_sessions_closed_total";
 pub const SESSIONS_RESUMED: &str = "tidegate_sessions_resumed_total";
 pub const SWEEP_RECLAIMED: &str = "tidegate_sweep_reclaimed_total";
 pub const SWEEP_SECONDS: &str = "tidegate_sweep_duration_seconds";
+pub const CONFIG_RELOADED: &str = "tidegate_config_last_reload_success_timestamp_seconds";
 pub const SWEEP_LAST_SUCCESS: &str = "tidegate_sweep_last_success_timestamp_seconds";
 
 /// Buckets of `tidegate_actor_restart_seconds`.
@@ -73,5 +74,6 @@ pub fn describe() {
     describe_counter!(SESSIONS_RESUMED, Unit::Count, "Sessions that went on with a new driver.");
     describe_counter!(SWEEP_RECLAIMED, Unit::Count, "What each kind of sweep did something about, or found waiting.");
     describe_histogram!(SWEEP_SECONDS, Unit::Seconds, "What one pass of each kind of sweep took.");
+    describe_gauge!(CONFIG_RELOADED, Unit::Seconds, "When the settings were last read without a fault.");
     describe_gauge!(SWEEP_LAST_SUCCESS, Unit::Seconds, "When each kind of sweep last went through.");
 }

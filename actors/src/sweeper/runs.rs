@@ -125,7 +125,7 @@ pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     let entries: i64 = depths.iter().map(|depth| depth.entries).sum();
     metrics::gauge!(BUFFER_ENTRIES, "state" => "queued").set((entries - parked) as f64);
     metrics::gauge!(BUFFER_ENTRIES, "state" => "parked").set(parked as f64);
-    let stale = store.stale_entries(None, store.now() - parts.settings.buffer.stale_after).await?;
+    let stale = store.stale_entries(None, store.now() - parts.settings.now().buffer.stale_after).await?;
     metrics::gauge!(BUFFER_STALE).set(stale as f64);
     Ok(stale.unsigned_abs())
 }
