@@ -77,7 +77,7 @@ impl BatchPoller {
         }
         self.looking = true;
         let (parts, supervisor, job_drive) = (self.parts.clone(), self.supervisor.clone(), self.job_drive.clone());
-        let deadline = parts.settings.look_deadline;
+        let deadline = parts.settings.now().look_deadline;
         let look = async move { tokio::time::timeout(deadline, look_once(parts, supervisor, job_drive)).await };
         look.into_actor(self).map(|look, this, _| this.apply(look.ok().flatten())).spawn(context);
     }
@@ -168,7 +168,7 @@ impl Actor for BatchPoller {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(self.parts.settings.tick_every, |this, context| this.tick(context));
+        context.run_interval(self.parts.settings.now().tick_every, |this, context| this.tick(context));
     }
 }
 

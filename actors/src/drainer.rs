@@ -81,7 +81,7 @@ impl Actor for Drainer {
     fn started(&mut self, context: &mut Context<Self>) {
         let (parts, memory) = (self.parts.clone(), self.memory.clone());
         let watch = async move {
-            let mut tick = interval(parts.settings.tick_every);
+            let mut tick = interval(parts.settings.now().tick_every);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
@@ -138,10 +138,10 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
     }
     while parts.may_claim() {
         // The settler rings when it has caught up.
-        let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(parts.settings.slots) };
+        let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(parts.settings.now().slots) };
         let mut free = wanted.min(memory.pace.rows());
         let mut waiting = waiting(parts);
-        if free == 0 && parts.queue.works_ahead(parts.settings.slots) {
+        if free == 0 && parts.queue.works_ahead(parts.settings.now().slots) {
             // There is enough here, but of others: an env that has nothing here does not wait for that.
             waiting.retain(|place| !parts.queue.holds(place.basin.env()));
             free = waiting.len().min(LATECOMERS_MAX);
@@ -164,11 +164,11 @@ struct Shares<'a>(&'a RunParts);
 
 impl Weights for Shares<'_> {
     fn of_org(&self, org: &str) -> usize {
-        self.0.settings.org_weight(org) as usize
+        self.0.settings.now().org_weight(org) as usize
     }
 
     fn of_env(&self, env: &str) -> usize {
-        self.0.settings.env(env).weight as usize
+        self.0.settings.now().env(env).weight as usize
     }
 }
 
@@ -203,13 +203,13 @@ async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
     }
     parts.lanes.unblock();
     let took = now().duration_since(began);
-    memory.scan_at = Some(began + parts.settings.scan_every.max(took * SCAN_SHARE));
+    memory.scan_at = Some(began + parts.settings.now().scan_every.max(took * SCAN_SHARE));
     Ok(())
 }
 
 /// One turn for every env that has something in the buffer, unless it has enough ready already.
 async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
-    let (store, buffer) = (&parts.store, parts.settings.buffer);
+    let (store, buffer) = (&parts.store, parts.settings.now().buffer);
     list_buffered(store, &mut memory.buffer).await?;
     if memory.buffer.envs.is_empty() {
         return Ok(());
@@ -294,7 +294,7 @@ async fn claim(parts: &RunParts, leave: WriteTurn, turns: &[Turn]) -> Result<Vec
             Share { from_rank: turn.rank, ..whole }
         })
         .collect();
-    let caps = caps(&parts.settings, &shares);
+    let caps = caps(&parts.settings.now(), &shares);
     for share in &shares {
         parts.lanes.begin(&share.basin, &share.lane, share.from_rank);
     }

@@ -84,7 +84,7 @@ impl JobDrive {
             registered: self.registered.clone(),
             time,
         };
-        let (parts, deadline) = (self.parts.clone(), self.parts.settings.look_deadline);
+        let (parts, deadline) = (self.parts.clone(), self.parts.settings.now().look_deadline);
         let drive = async move {
             let work = parts.on_runtime(move |_| async move { drive_once(&look).await });
             match tokio::time::timeout(deadline, work).await {
@@ -229,7 +229,7 @@ impl Actor for JobDrive {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(self.parts.settings.tick_every, |this, context| this.tick(context));
+        context.run_interval(self.parts.settings.now().tick_every, |this, context| this.tick(context));
     }
 }
 

@@ -16,6 +16,7 @@ pub mod provider;
 pub mod price;
 pub mod parts;
 pub mod config;
+pub mod current;
 pub mod metrics;
 pub mod backoff;
 mod system;

@@ -1,6 +1,7 @@
 //! What every actor is built from: the store, the providers, the prices, the ids and the runtime.
 
 use crate::config::Settings;
+use crate::current::Current;
 use crate::metrics::RUNS_FINISHED;
 use crate::price::PriceTable;
 use crate::provider::Provider;
@@ -32,8 +33,8 @@ pub struct LlmTask {
 #[derive(Clone)]
 pub struct Parts {
     pub store: Store,
-    pub settings: Arc<Settings>,
-    pub prices: Arc<PriceTable>,
+    pub settings: Current<Settings>,
+    pub prices: Current<PriceTable>,
     /// By name; a job is driven only where its task is known.
     pub llm: Arc<HashMap<String, LlmTask>>,
     /// Where runs come in over HTTP too.
@@ -81,7 +82,7 @@ impl Parts {
     pub async fn batches_in_flight(&self) -> Result<Vec<BatchRow>, StoreError> {
         let mut batches = self.store.in_flight().await?;
         batches.retain(|batch| {
-            let ours = self.settings.pool.as_ref().is_none_or(|pool| *pool == batch.pool);
+            let ours = self.settings.now().pool.as_ref().is_none_or(|pool| *pool == batch.pool);
             ours && self.providers.contains_key(&batch.account)
         });
         Ok(batches)

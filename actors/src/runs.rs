@@ -32,6 +32,7 @@ pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
 pub use tasks::{PayloadCheck, Task, TaskKind, Tasks};
 
+use crate::current::Current;
 use crate::executor::Stop;
 use crate::sweeper::runs::QueueGauges;
 use dashmap::DashMap;
@@ -50,7 +51,7 @@ use under_way::UnderWay;
 #[derive(Clone)]
 pub struct RunParts {
     pub store: Store,
-    pub settings: Arc<RunSettings>,
+    pub settings: Current<RunSettings>,
     pub tasks: Arc<Tasks>,
     pub lanes: Arc<LaneIndex>,
     pub queue: Arc<LocalQueue>,
@@ -106,7 +107,7 @@ impl RunParts {
     /// thread for it.
     pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> std::io::Result<RunParts> {
         let doorbell = Arc::new(Notify::new());
-        let (settings, tasks) = (Arc::new(settings), Arc::new(tasks));
+        let (settings, tasks) = (Current::new(settings), Arc::new(tasks));
         let (lanes, queue, gates) =
             (Arc::<LaneIndex>::default(), Arc::<LocalQueue>::default(), Arc::<Gates>::default());
         let settler = Settler::start(store.clone(), lanes.clone(), doorbell.clone(), &runtime);

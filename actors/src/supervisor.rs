@@ -150,7 +150,7 @@ impl Supervisor {
         gave_up: watch::Sender<Option<GaveUp>>,
     ) -> Supervisor {
         let slots = children.into_iter().map(Slot::new).collect();
-        let settings = parts.settings.supervision;
+        let settings = parts.settings.now().supervision;
         let registry = Registry::new(parts.clone());
         Supervisor { parts, settings, slots, poller, registry, started: now(), gave_up, stopping: false }
     }

@@ -194,7 +194,7 @@ impl Sweeper {
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
-        let every = self.parts.settings.sweep_every;
+        let every = self.parts.settings.now().sweep_every;
         let whole = URGENT_EVERY * (self.short + 1) >= every;
         self.short = if whole { 0 } else { self.short + 1 };
         let pass = match (self.for_all, whole) {
@@ -212,7 +212,7 @@ impl Sweeper {
         self.sweeping = true;
         let (parts, runs) = (self.parts.clone(), self.runs.clone());
         let pass = async move {
-            let deadline = parts.settings.look_deadline;
+            let deadline = parts.settings.now().look_deadline;
             let work = parts.on_runtime(move |parts| async move { sweep_once(&parts, runs.as_ref(), how).await });
             match tokio::time::timeout(deadline, work).await {
                 Ok(Ok(report)) if report != SweepReport::default() => info!(?report, "swept"),
@@ -263,9 +263,9 @@ fn may(kind: Kind, parts: &Parts, runs: Option<&RunParts>) -> bool {
         // A command has nothing to take back from others but batches, for which a lapsed lease is enough.
         Kind::LapsedNodes => runs.is_some_and(|runs| !runs.gates.no_burials.load(Ordering::Acquire)),
         Kind::Batches => true,
-        Kind::DuplicateBatches => parts.settings.repair_enabled,
-        _ if kind.mends() => runs.is_some() && parts.settings.repair_enabled,
-        Kind::Retention => runs.is_some() && parts.settings.keep_runs.is_some(),
+        Kind::DuplicateBatches => parts.settings.now().repair_enabled,
+        _ if kind.mends() => runs.is_some() && parts.settings.now().repair_enabled,
+        Kind::Retention => runs.is_some() && parts.settings.now().keep_runs.is_some(),
         _ => runs.is_some(),
     }
 }
@@ -292,7 +292,7 @@ pub async fn sweep_kind(
         }
         (Kind::FaultyRuns | Kind::Output, Some(runs)) => repair::walk_on(kind, runs).await?,
         (Kind::Keys, _) => store.drop_expired_keys(store.now(), KEYS).await?,
-        (Kind::Retention, _) => match parts.settings.keep_runs {
+        (Kind::Retention, _) => match parts.settings.now().keep_runs {
             Some(span) => retain(parts, span).await?,
             None => 0,
         },
@@ -316,7 +316,7 @@ async fn retain(parts: &Parts, span: Duration) -> Result<u64, storage::StoreErro
 
 /// Whether this node does a kind for all. A command that works on its own job does it for itself.
 async fn is_ours(parts: &Parts, role: &'static str) -> Result<bool, storage::StoreError> {
-    if parts.settings.pool.is_some() {
+    if parts.settings.now().pool.is_some() {
         return Ok(true);
     }
     let ours = parts.store.hold_role(role, parts.store.now()).await?.is_some();
@@ -344,7 +344,7 @@ impl Actor for Sweeper {
         if self.runs.is_some() {
             self.sweep(if self.for_all { Pass::Whole } else { Pass::Own }, context);
         }
-        let every = self.parts.settings.sweep_every.min(URGENT_EVERY);
+        let every = self.parts.settings.now().sweep_every.min(URGENT_EVERY);
         context.run_interval(every, |this, context| this.tick(context));
     }
 }

@@ -89,7 +89,7 @@ fn start_all(parts: Parts, runs: Option<RunParts>, roles: Roles, runtime: Arc<Ru
 /// The Drainer, and a Worker for every slot.
 fn carriers(runs: &RunParts, runtime: &Arc<Runtime>) -> Vec<Child> {
     let mut children = vec![Child::new(Drainer::NAME, runtime.clone(), factory(runs, Drainer::new)).0];
-    for slot in 0..runs.settings.slots {
+    for slot in 0..runs.settings.now().slots {
         // A handful of names for the life of the process.
         let name: &'static str = Box::leak(format!("worker-{slot}").into_boxed_str());
         children.push(Child::new(name, runtime.clone(), factory(runs, Worker::new)).0);

@@ -102,7 +102,7 @@ async fn carry(parts: &RunParts, mut held: Held) {
         fate(outcome, held.leased.attempt, &task.retry, parts.store.now(), &mut rand::rng());
     held.end(ending, code, reason, output);
     // Room has become free; the Drainer claims ahead before the queue is empty.
-    if parts.queue.wants(parts.settings.slots) > 0 {
+    if parts.queue.wants(parts.settings.now().slots) > 0 {
         parts.doorbell.notify_one();
     }
 }
@@ -151,7 +151,7 @@ async fn carry_watched(
         return Outcome::Lost;
     }
     let (pieces, recorded) = mpsc::channel(PIECES);
-    let output = Output::new(parts.settings.output_limit.unsigned_abs(), pieces);
+    let output = Output::new(parts.settings.now().output_limit.unsigned_abs(), pieces);
     let work = AssertUnwindSafe(executor.carry(assignment, stop.clone(), output)).catch_unwind();
     let work = async {
         work.await.unwrap_or_else(|_| {

@@ -2,7 +2,7 @@
 
 use crate::cli::{Common, ConfigCommand};
 use crate::config::Config;
-use crate::config::reference::{self, Known, NAME, all, general, is_named, leaves, written};
+use crate::config::reference::{self, Known, NAME, all, general, is_named, is_reloaded, leaves, written};
 use crate::config::sources::{Origin, SWITCHES, Sources, parse_key};
 use crate::exit::{Exit, Failure};
 use crate::output::{Cell, Column, List, Record, Room, Row, note};
@@ -126,15 +126,17 @@ fn record(known: &Known, keys: &[String], config: Option<&Config>, sources: &Sou
     let from = config.map(|_| sources.origin(keys));
     let variable = variable(keys);
     let key = written(keys);
+    let applies = if is_reloaded(keys) { "on SIGHUP" } else { "at the next start" };
     Record {
         json: json!({ "key": key, "what": known.what, "type": known.kind, "default": known.default,
-            "variable": variable, "value": value, "from": from.as_ref().map(Origin::to_string) }),
+            "variable": variable, "applies": applies, "value": value, "from": from.as_ref().map(Origin::to_string) }),
         fields: vec![
             ("key", Cell::text(key)),
             ("what", Cell::text(&known.what)),
             ("type", Cell::text(known.kind)),
             ("default", value_cell(known.default.as_ref())),
             ("variable", Cell::maybe(variable)),
+            ("applies", Cell::text(applies)),
             ("value", value_cell(value.as_ref())),
             ("from", Cell::maybe(from.map(|from| from.to_string()))),
         ],

@@ -38,7 +38,7 @@ pub fn run(args: &DevArgs, common: &Common, config: &Config) -> Result<Exit, Fai
         auth: None,
     };
     tell_once_it_listens(listen, banner(listen, made.secret.token.reveal(), folder.path()))?;
-    let ended = serve::run(&serve_args, &common, &config);
+    let ended = serve::run(&serve_args, &common, &config, serve::OnHangup::End);
     sim.stop();
     ended
 }

@@ -4,6 +4,7 @@ use clap::Parser;
 use gateway::cli::{Cli, Command, Output};
 use gateway::config::Config;
 use gateway::exit::{Exit, Failure};
+use gateway::serve::OnHangup;
 use std::process::ExitCode;
 
 /// A request makes and drops dozens of small values, often on different threads, which the C library's allocator is
@@ -44,7 +45,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         if cli.command.needs_settings() { Config::load(cli.common.config.as_deref())? } else { Config::default() };
     match &cli.command {
         Command::Process(args) => gateway::process::run(args, &cli.common, &config),
-        Command::Serve(args) => gateway::serve::run(args, &cli.common, &config),
+        Command::Serve(args) => gateway::serve::run(args, &cli.common, &config, OnHangup::Reload),
         Command::Dev(args) => gateway::dev::run(args, &cli.common, &config),
         Command::Runs(args) => gateway::runs::run(args, &cli.common),
         Command::Workers(args) => gateway::workers::run(args, &cli.common),

@@ -62,7 +62,7 @@ impl Readiness {
             presence: runs.presence.clone(),
             draining: runs.gates.draining.clone(),
             queue: runs.queue.clone(),
-            slots: runs.settings.slots,
+            slots: runs.settings.now().slots,
         };
         let roles: Vec<&str> = roles.iter().map(|role| role.word()).collect();
         let labels = [("node", runs.store.node().as_str().to_owned()), ("roles", roles.join(","))];

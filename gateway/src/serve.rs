@@ -1,6 +1,7 @@
 //! `tidegate serve`: the API, the actors that carry runs out, and the ops listener, until a signal.
 
 mod keys;
+mod reload;
 
 use crate::api::{Api, routes};
 use crate::chaos::Chaos;
@@ -11,14 +12,16 @@ use crate::http::connections::{Connections, Patience};
 use crate::http::guard::{self, Guard, Rules};
 use crate::http::keys::Gate;
 use crate::ops::{Ops, Readiness};
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 use crate::{providers, session};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use actors::config::{Settings, Supervision};
+use actors::current::Current;
 use actors::runs::RunParts;
 use actors::{Parts, Roles, Running, node_lease};
 use rand::SeedableRng;
+use reload::Reloader;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,15 +31,24 @@ use storage::model::IdMint;
 use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
 
+/// What SIGHUP does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnHangup {
+    /// The settings are read again.
+    Reload,
+    /// The process ends: its settings are nowhere to be read.
+    End,
+}
+
 /// Runs the command on a runtime and an actix system of its own.
-pub fn run(args: &ServeArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
+pub fn run(args: &ServeArgs, common: &Common, config: &Config, on_hangup: OnHangup) -> Result<Exit, Failure> {
     crate::telemetry::init(false)?;
     let runtime = session::runtime()?;
     let system = actix::System::with_tokio_rt({
         let runtime = runtime.clone();
         move || runtime
     });
-    system.block_on(serve(args, common, config, runtime))
+    system.block_on(serve(args, common, config, on_hangup, runtime))
 }
 
 /// A server without keys speaks to this machine only.
@@ -54,7 +66,13 @@ fn check_address(listen: SocketAddr, auth: Option<Auth>, keys: bool) -> Result<b
     Ok(checks)
 }
 
-async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<Runtime>) -> Result<Exit, Failure> {
+async fn serve(
+    args: &ServeArgs,
+    common: &Common,
+    config: &Config,
+    on_hangup: OnHangup,
+    runtime: Arc<Runtime>,
+) -> Result<Exit, Failure> {
     if let Err(error) = actors::executor::exec::shield() {
         say!("warning: programs can look into this process: {error}");
     }
@@ -64,6 +82,7 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     let checked = check_address(listen, args.auth, store.has_keys().await?)?;
     // Before anything is said to listen: whoever reads that may send a signal at once.
     let signals = Signals::listen()?;
+    let hangups = (on_hangup == OnHangup::Reload).then(signals::hangups).transpose()?;
     let readiness = Arc::new(Readiness::default());
     let ops = Ops::serve(args.ops_listen.unwrap_or(config.server.ops_listen), readiness.clone())?;
     let roles = args.roles();
@@ -77,6 +96,10 @@ async fn serve(args: &ServeArgs, common: &Common, config: &Config, runtime: Arc<
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runs, &runtime)?;
     let for_api = parts.clone();
+    if let Some(hangups) = hangups {
+        let (runs, batches) = (runs.settings.clone(), parts.settings.clone());
+        runtime.spawn(Reloader::new(common, config, runs, batches, parts.prices.clone()).listen(hangups));
+    }
     let of = |role| roles.contains(&role);
     let on = Roles {
         worker: of(Role::Worker),
@@ -117,7 +140,7 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
     let llm = crate::llm::tasks(config, &configured);
     Ok(Parts {
         store: store.clone(),
-        settings: Arc::new(Settings {
+        settings: Current::new(Settings {
             supervision,
             followings: configured.followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
@@ -129,7 +152,7 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
             lease: session::lease(config),
             ..Settings::default()
         }),
-        prices: crate::process::prices(config)?,
+        prices: crate::process::prices(config)?.into(),
         providers: Arc::new(configured.clients),
         llm: Arc::new(llm),
         runs: Some(runs.clone()),
@@ -222,7 +245,7 @@ async fn stop(http: Option<Http>, running: Running, runs: &RunParts, store: Stor
     runs.gates.no_claims.store(true, Ordering::Release);
     runs.queue.give_back();
     let idle = until(|| runs.in_hand.is_empty());
-    if timeout(runs.settings.drain_within, idle).await.is_err() {
+    if timeout(runs.settings.now().drain_within, idle).await.is_err() {
         say!("{} runs did not end in time; they are given back", runs.in_hand.len());
         runs.stop_all(actors::executor::Stop::Lost);
     }

@@ -3,6 +3,12 @@
 use crate::exit::{Exit, Failure};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// SIGHUPs, from when this is called on; until then one ends the process.
+pub fn hangups() -> Result<Signal, Failure> {
+    let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot listen for signals: {error}"));
+    signal(SignalKind::hangup()).map_err(cannot)
+}
+
 /// SIGINT and SIGTERM, from when this is made on.
 pub struct Signals {
     interrupt: Signal,

@@ -46,7 +46,7 @@ impl Drive {
         let Some(id) = row.provider_batch_id.as_deref() else { return Ok(Step::Later) };
         let polled = self.provider.poll(id).await?;
         reached(Failpoint::PollAnswered);
-        let wait = self.parts.settings.following(&row.account).poll_every;
+        let wait = self.parts.settings.now().following(&row.account).poll_every;
         match polled {
             Polled::Running { status, .. } => {
                 if let Some(why) = self.reason_to_stop(row).await? {
@@ -228,7 +228,8 @@ impl Drive {
             Outcome::Canceled => RequestState::Canceled,
             Outcome::Refused => RequestState::Refused,
         };
-        let rates = self.parts.prices.rates(model_of_pack(pack));
+        let prices = self.parts.prices.now();
+        let rates = prices.rates(model_of_pack(pack));
         let cost = match (&parsed.usage, state) {
             (Some(usage), _) => rates.map(|rates| rates.cost_in(row.mode, usage)),
             (None, RequestState::Succeeded | RequestState::Refused) => None,
@@ -279,7 +280,7 @@ impl Drive {
         self.settle_open(row, fence, BatchState::Ended, |_| (verdict, code.to_owned(), message.to_owned())).await?;
         let learned = ledger::learned(queued, row.body_bytes);
         store.learn_queue_limit(&row.account, model_of_pack(&row.pack), learned, store.now()).await?;
-        let wait = self.parts.settings.following(&row.account).poll_every;
+        let wait = self.parts.settings.now().following(&row.account).poll_every;
         warn!(batch.id = %row.id, code, body_bytes = learned, "the provider's queue is full; less is sent at once");
         store.hold_job(&row.job, store.now() + wait, None).await?;
         Ok(())

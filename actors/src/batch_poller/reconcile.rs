@@ -18,7 +18,7 @@ impl Drive {
             Finding::Found { id, provisional } => self.adopt(row, fence, &id, provisional).await,
             Finding::Several(candidates) => self.tell_apart(row, fence, candidates).await,
             Finding::NotThere => {
-                let following = self.parts.settings.following(&row.account);
+                let following = self.parts.settings.now().following(&row.account);
                 match plan::absence(row, following.settle_after, following.hold, store.now()) {
                     Absence::First { look_again_at } => {
                         store.first_absence(fence, store.now(), look_again_at).await?;
@@ -79,7 +79,7 @@ impl Drive {
             }
         }
         warn!(batch.id = %row.id, candidates = candidates.len(), "several provider batches could be this one; waiting");
-        let wait = self.parts.settings.following(&row.account).poll_every;
+        let wait = self.parts.settings.now().following(&row.account).poll_every;
         self.later(fence, BatchState::Unknown, store.now() + wait).await
     }
 }

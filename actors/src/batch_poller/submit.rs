@@ -48,7 +48,7 @@ impl Drive {
         let cursor = self.provider.newest().await?;
         store.arm(fence, cursor.as_deref(), store.now()).await?;
         // Clocks of two nodes may be apart by a little.
-        let margin = self.parts.settings.lease / 8;
+        let margin = self.parts.settings.now().lease / 8;
         let committed = Box::new(move || {
             Box::pin(async move {
                 // As it is before the commit: a lease that is renewed after it has lapsed says nothing of what others

@@ -128,7 +128,7 @@ pub(super) async fn fill(parts: &Parts, job: &JobRow, draw: &Draw, at: &Snapshot
 }
 
 async fn draw_some(parts: &Parts, job: &JobRow, draw: &Draw, task: &LlmTask) -> Result<i64, StoreError> {
-    let dress = |_: &storage::model::RunId, payload: &str| (task.make_request)(payload, &parts.prices);
+    let dress = |_: &storage::model::RunId, payload: &str| (task.make_request)(payload, &parts.prices.now());
     let drawn = parts.store.draw_runs((&job.id, job.epoch), draw, &dress, CHUNK, parts.store.now()).await?;
     let refused = drawn.refused.into_iter().map(|run| (run, job.env.clone(), RunState::Failed)).collect();
     parts.announce(refused);

@@ -75,6 +75,8 @@ catalogue! {
         "What each kind of sweep did something about, or found waiting.";
     SWEEP_SECONDS "tidegate_sweep_duration_seconds" Histogram Seconds [SWEEP] [WORK_BUCKETS]
         "What one pass of each kind of sweep took.";
+    CONFIG_RELOADED "tidegate_config_last_reload_success_timestamp_seconds" Gauge Seconds []
+        "When the settings were last read without a fault.";
     SWEEP_LAST_SUCCESS "tidegate_sweep_last_success_timestamp_seconds" Gauge Seconds [SWEEP]
         "When each kind of sweep last went through.";
     ACTOR_RESTARTS "tidegate_actor_restarts_total" Counter Count [ACTOR CAUSE INJECTED]

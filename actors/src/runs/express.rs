@@ -2,6 +2,7 @@
 //! claim, and the wait for it, whenever nothing is waiting.
 
 use super::{Gates, Held, LaneIndex, LocalQueue, RunSettings, Settler, TaskKind, Tasks};
+use crate::current::Current;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::store::{Brief, NewRecord};
@@ -11,7 +12,7 @@ const LATECOMERS_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 pub struct Express {
-    pub(super) settings: Arc<RunSettings>,
+    pub(super) settings: Current<RunSettings>,
     pub(super) tasks: Arc<Tasks>,
     pub(super) lanes: Arc<LaneIndex>,
     pub(super) queue: Arc<LocalQueue>,
@@ -29,8 +30,8 @@ impl Express {
             return;
         }
         let idle = self.lanes.is_empty() && !self.settler.is_behind();
-        let mut free = if idle { self.queue.wants(self.settings.slots) } else { 0 };
-        let mut late = if self.queue.works_ahead(self.settings.slots) { LATECOMERS_MAX } else { 0 };
+        let mut free = if idle { self.queue.wants(self.settings.now().slots) } else { 0 };
+        let mut late = if self.queue.works_ahead(self.settings.now().slots) { LATECOMERS_MAX } else { 0 };
         for record in records {
             if free == 0 && late == 0 {
                 return;
@@ -49,9 +50,10 @@ impl Express {
     fn may_pass(&self, record: &NewRecord) -> bool {
         let waits = record.buffered || record.not_before.is_some();
         let own = self.tasks.get(&record.task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_)));
-        let queue = self.settings.queue(record.lane.queue());
-        let env = self.settings.env(&record.env);
-        let capped = [self.settings.max_running, env.max_running, queue.max_running].iter().any(Option::is_some);
+        let settings = self.settings.now();
+        let queue = settings.queue(record.lane.queue());
+        let env = settings.env(&record.env);
+        let capped = [settings.max_running, env.max_running, queue.max_running].iter().any(Option::is_some);
         let paused = self.gates.is_paused(&record.env, record.lane.queue());
         !waits && own && !capped && !paused && record.lane.key().is_empty()
     }

@@ -80,7 +80,7 @@ impl Intake {
         neighbours: Neighbours,
         runtime: &Handle,
     ) -> std::io::Result<Intake> {
-        let (wishes, queue) = mpsc::channel(express.settings.intake_queue);
+        let (wishes, queue) = mpsc::channel(express.settings.now().intake_queue);
         let health = Arc::new(StoreHealth::default());
         let arrivals = Arc::new(Notify::new());
         let counter =
@@ -296,7 +296,7 @@ impl Counter {
             self.neighbours.buffered();
         }
         // Nobody has to look for runs that went the short way, nor where nobody would carry them out.
-        if buffered > 0 || (waiting && self.express.settings.slots > 0) {
+        if buffered > 0 || (waiting && self.express.settings.now().slots > 0) {
             self.doorbell.notify_one();
         }
         self.arrivals.notify_waiters();

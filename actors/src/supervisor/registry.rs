@@ -126,7 +126,8 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
     let Choice::Open { mode, limits } = choose::choose(&facts) else {
         return Ok((batch, Opened::Held { until: facts.now }));
     };
-    let day_caps = parts.settings.day_caps(&row.env);
+    let day_caps = parts.settings.now().day_caps(&row.env);
+    let prices = parts.prices.now();
     let claim = Claim {
         job,
         job_epoch: epoch,
@@ -134,7 +135,7 @@ async fn open(parts: &Parts, job: &JobId, epoch: Epoch) -> Result<(BatchId, Open
         wire_key: &wire_key,
         limits,
         mode,
-        price_version: parts.prices.version(),
+        price_version: prices.version(),
         day_caps: &day_caps,
         now: facts.now,
     };

@@ -31,7 +31,7 @@ pub async fn count(parts: &Parts) -> Result<u64, StoreError> {
     let open = JobState::ALL.iter().filter(|state| !state.is_terminal());
     cluster::tell(JOBS, open.map(|state| (vec![("state", state.word().to_owned())], of(*state))));
     cluster::tell_one(SPEND_DAY, store.spent_in_day(now).await?.nanos() as f64);
-    if let Some(limit) = parts.settings.max_usd_per_day {
+    if let Some(limit) = parts.settings.now().max_usd_per_day {
         cluster::tell_one(SPEND_DAY_LIMIT, limit.nanos() as f64);
     }
     let overdue = |batch: &&BatchRow| {

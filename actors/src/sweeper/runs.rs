@@ -153,7 +153,7 @@ pub async fn gauges(parts: &RunParts) -> Result<u64, StoreError> {
     cluster::tell(BUFFER_ENTRIES, [(state("queued"), (entries - parked) as f64), (state("parked"), parked as f64)]);
     let oldest = depths.iter().map(|depth| Timestamp::from_millis(depth.oldest_at)).min();
     cluster::tell_one(BUFFER_OLDEST_AGE, oldest.map_or(0.0, |at| store.now().since(at).as_secs_f64()));
-    let stale = store.stale_entries(None, store.now() - parts.settings.buffer.stale_after).await?;
+    let stale = store.stale_entries(None, store.now() - parts.settings.now().buffer.stale_after).await?;
     cluster::tell_one(BUFFER_STALE, stale as f64);
     Ok(stale.unsigned_abs())
 }

@@ -63,7 +63,7 @@ fn driver_is_gone(life: &SessionLife) -> bool {
 /// Looks at the sessions that are due; returns how many were closed.
 pub async fn sweep(parts: &Parts, runs: &RunParts) -> Result<u64, StoreError> {
     let store = &runs.store;
-    let may_resume = parts.settings.resume_enabled;
+    let may_resume = parts.settings.now().resume_enabled;
     let mut closed = 0;
     for seen in store.sessions_due(store.now(), PASS).await? {
         let more = seen.walk.state == SessionState::Closed && settle_all(runs, &seen).await?;

@@ -14,7 +14,7 @@ use tracing::error;
 /// only counts them.
 pub(super) async fn sweep(parts: &Parts, dry_run: bool) -> Result<u64, CallOrStore> {
     let (mut found, mut open_ones) = (0, HashSet::new());
-    for row in parts.store.created_twice(parts.settings.pool.as_deref()).await? {
+    for row in parts.store.created_twice(parts.settings.now().pool.as_deref()).await? {
         let Some(provider) = parts.provider_of(&row.account) else { continue };
         let listed = provider.list(row.created_at).await?;
         // Asked after the listing and before what is known: a batch of ours that was listed is either known by
@@ -69,6 +69,6 @@ async fn is_ours(
             let owner = crate::batch_poller::owner_of(provider, candidate).await?;
             Ok(owner.as_deref() == Some(row.wire_key.as_str()))
         }
-        Protocol::Anthropic => Ok(parts.settings.following(&row.account).exclusive && !creating),
+        Protocol::Anthropic => Ok(parts.settings.now().following(&row.account).exclusive && !creating),
     }
 }

@@ -26,7 +26,7 @@ struct BufferView {
 /// `GET /buffer`
 pub async fn depths(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::BufferRead)?;
-    let stale_after = api.runs.settings.buffer.stale_after;
+    let stale_after = api.runs.settings.now().buffer.stale_after;
     let (depths, stale) = api
         .store(move |runs| async move {
             let depths = runs.store.buffer_depths(Some(caller.env.as_str())).await?;

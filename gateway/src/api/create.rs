@@ -100,7 +100,7 @@ async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> R
         let detail = format!("{env} sends more requests a second than it may");
         return Err(Problem::new(Code::RateLimited, detail).retry_after(limited.retry_after_seconds()));
     }
-    let most = api.runs.settings.env(env).max_waiting;
+    let most = api.runs.settings.now().env(env).max_waiting;
     let waiting = api.quota_used(env, now).await?;
     if waiting + runs as i64 > most {
         metrics::counter!(RUNS_REJECTED, "reason" => "limit").increment(runs as u64);

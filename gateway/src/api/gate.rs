@@ -7,9 +7,9 @@
 
 use crate::config::{BufferMode, Config};
 use crate::http::rate::{Alarm, Rule, Uptime};
+use actors::current::Current;
 use actors::metrics::BUFFER_DECISIONS;
 use actors::runs::{RunSettings, StoreHealth};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What the gate says about some runs of one env.
@@ -42,7 +42,7 @@ impl Reason {
 /// See the module's first lines.
 pub struct Gate {
     mode: BufferMode,
-    settings: Arc<RunSettings>,
+    settings: Current<RunSettings>,
     all_above: f64,
     slow_above: Duration,
     hold: Duration,
@@ -58,7 +58,7 @@ const ENVS_MAX: usize = 10_000;
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Gate {
-    pub fn new(config: &Config, settings: Arc<RunSettings>) -> Gate {
+    pub fn new(config: &Config, settings: Current<RunSettings>) -> Gate {
         let hold = Duration::from_secs_f64(config.buffer.hold_ms / 1_000.0);
         Gate {
             mode: config.buffer.mode,
@@ -95,7 +95,7 @@ impl Gate {
 
     fn reason(&self, env: &str, runs: u32, health: &StoreHealth) -> Option<Reason> {
         let now = self.uptime.now();
-        let own = rule(self.settings.env(env).buffer_above, self.hold);
+        let own = rule(self.settings.now().env(env).buffer_above, self.hold);
         let over = self.envs.observe_under(&own, env, runs, now).tripped.is_some();
         let over_all = self.all.observe_under(&rule(self.all_above, self.hold), "", runs, now).tripped.is_some();
         let share = rule(self.all_above / self.shares.active(now).max(1) as f64, self.hold);

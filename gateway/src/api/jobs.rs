@@ -101,7 +101,7 @@ fn barred(wish: &Wish, owner: &JobRow) -> Problem {
 
 /// A run without a known price would make a cap worth nothing.
 async fn unpriced_is_refused(api: &Api, env: &str, wish: &Wish, task: &LlmTask) -> Result<(), Problem> {
-    let is_capped = wish.ceilings.max_usd_nanos.is_some() || !api.parts.settings.day_caps(env).is_empty();
+    let is_capped = wish.ceilings.max_usd_nanos.is_some() || !api.parts.settings.now().day_caps(env).is_empty();
     if !is_capped {
         return Ok(());
     }
@@ -155,7 +155,7 @@ async fn survey(api: &Api, env: &str, wish: &Wish, task: &LlmTask, most: i64) ->
             })
             .await?;
         for run in &page {
-            seen.add((task.make_request)(&run.payload, &api.parts.prices));
+            seen.add((task.make_request)(&run.payload, &api.parts.prices.now()));
         }
         let whole = (page.len() as i64) < SLICE;
         seen.more = !whole && (seen.runs >= most || api.uptime.now().saturating_sub(began) > PLANNED_FOR);

@@ -141,7 +141,7 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         let now = runs.store.now();
         let until = now + lease;
         let shares = shares(&runs, &env, &tasks, items).await?;
-        let caps = actors::drainer::caps(&runs.settings, &shares);
+        let caps = actors::drainer::caps(&runs.settings.now(), &shares);
         // A token of each run: a digest of what only this request knows and the run's id.
         let token = |run: &RunId| token_of(&secret, run);
         let taker = Taker::Pull { worker: &worker, until, token: &token };
@@ -273,7 +273,7 @@ pub async fn output(
     let run = run_id(&run)?;
     let lease = proven(&api, caller.env.as_str(), &run, &token).await?;
     let (seq, data) = (seq.unwrap_or(0), text.unwrap_or_default().into_bytes());
-    let limit = api.runs.settings.output_limit;
+    let limit = api.runs.settings.now().output_limit;
     let kept = api
         .store(move |runs| async move {
             let (length, _) = runs.store.output_tail(&run, lease.epoch(), stream, 0).await?;
@@ -333,7 +333,7 @@ pub async fn fail(
     let after = fields.seconds("retry_after_seconds", Duration::ZERO..=Duration::from_secs(86_400));
     fields.reject_unknown();
     fields.finish()?;
-    let wait = after.unwrap_or_else(|| api.runs.settings.retry.after(1, &mut rand::rng()));
+    let wait = after.unwrap_or_else(|| api.runs.settings.now().retry.after(1, &mut rand::rng()));
     let ending = if retry { Ending::Retry(api.now() + wait) } else { Ending::Failed };
     settle(&api, &caller, &run, &token, ending, Some(code), reason, None).await
 }

@@ -56,7 +56,7 @@ struct InJobsView {
 }
 
 fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
-    let settings = api.runs.settings.queue(&row.name);
+    let settings = api.runs.settings.now().queue(&row.name);
     QueueView {
         name: &row.name,
         queued: row.queued,

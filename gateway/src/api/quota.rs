@@ -100,7 +100,7 @@ fn fresh_for(room: i64) -> Duration {
 impl Api {
     /// Waiting runs of an env, those let in since the last count included.
     pub(super) async fn quota_used(&self, env: &str, now: Timestamp) -> Result<i64, Problem> {
-        let most = self.runs.settings.env(env).max_waiting;
+        let most = self.runs.settings.now().env(env).max_waiting;
         let counting;
         // Many requests at once must not all count the same.
         let _alone = match self.quotas.known(env, most, now) {

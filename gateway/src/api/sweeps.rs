@@ -86,7 +86,7 @@ pub async fn run(
 }
 
 fn may(api: &Api, kind: Kind, dry_run: bool) -> Result<(), Problem> {
-    let settings = &api.parts.settings;
+    let settings = api.parts.settings.now();
     if kind == Kind::Retention && dry_run {
         return Err(Problem::field(
             "/dry_run",

@@ -75,6 +75,16 @@ pub fn general(keys: &[String]) -> Vec<String> {
     keys
 }
 
+/// Whether a server that runs takes a new value over on SIGHUP.
+pub fn is_reloaded(keys: &[String]) -> bool {
+    const OF_BUFFER: [&str; 4] = ["above_per_second", "turn", "ready_enough", "stale_seconds"];
+    match keys {
+        [section, key] if section == "buffer" => OF_BUFFER.contains(&key.as_str()),
+        [section, ..] => ["limits", "queues", "envs", "orgs", "prices"].contains(&section.as_str()),
+        [] => false,
+    }
+}
+
 /// A key as it is written in TOML.
 pub fn written(keys: &[String]) -> String {
     let is_bare =

@@ -258,7 +258,7 @@ async fn bind_one(engine: &Engine, job: &JobRow, batch: &Found, runs: &[RunId]) 
         wire_key: &wire_key,
         provider_batch_id: &batch.id,
         status: &batch.status,
-        price_version: engine.price_version(),
+        price_version: &engine.price_version(),
         runs,
         now: engine.store().now(),
     };

@@ -12,6 +12,7 @@ use crate::providers::Chosen;
 use crate::session::lease;
 use crate::signals::Signals;
 use actors::config::{Settings, Supervision};
+use actors::current::Current;
 use actors::price::PriceTable;
 use actors::supervisor::RegisterJob;
 use actors::{Parts, Running};
@@ -64,8 +65,8 @@ impl Engine {
         };
         let parts = Parts {
             store,
-            settings: Arc::new(Settings { following: chosen.following, ..Settings::default() }),
-            prices,
+            settings: Current::new(Settings { following: chosen.following, ..Settings::default() }),
+            prices: prices.into(),
             providers: Arc::new([(chosen.account.clone(), chosen.client.clone())].into()),
             llm: Arc::default(),
             runs: None,
@@ -93,8 +94,8 @@ impl Engine {
         self.parts.mint_batch()
     }
 
-    pub fn price_version(&self) -> &str {
-        self.parts.prices.version()
+    pub fn price_version(&self) -> String {
+        self.parts.prices.now().version().to_owned()
     }
 
     pub async fn import(&self, path: &Path, job: &JobRow, kinds: &Kinds) -> Result<(), Failure> {
@@ -130,7 +131,7 @@ impl Engine {
 
     /// Runs the actors until the job is over, or something else ends this process's part in it.
     pub async fn drive(&mut self, job: &JobRow, progress: Progress) -> Result<Ended, Failure> {
-        self.parts.settings = Arc::new(Settings {
+        self.parts.settings = Current::new(Settings {
             supervision: self.supervision,
             following: self.chosen.following,
             sweep_every: self.sweep_every,

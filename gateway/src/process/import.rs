@@ -68,7 +68,7 @@ fn run(request: &Request<'_>, seq: i64, kinds: &Kinds, parts: &Parts) -> NewRun 
         custom_id: request.custom_id.clone().into_owned(),
         pack: pack_of(request.url, &request.model, kinds.own_pack(request)),
         body: request.body.to_owned(),
-        reserve_nanos: reserve(request, &parts.prices).map(|bound| bound.nanos()),
+        reserve_nanos: reserve(request, &parts.prices.now()).map(|bound| bound.nanos()),
     }
 }
 

@@ -43,5 +43,6 @@ mod bad_http;
 mod security;
 mod cli_runs;
 mod fleet;
+mod reload;
 mod db;
 mod jobs;
