@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use storage::store::{PostgresPlace, copy_into, postgres_place};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// What came of it.
 pub enum Ended {
@@ -26,7 +26,7 @@ pub async fn backup(url: &str, out: &Path) -> Result<Ended, Failure> {
     #[expect(clippy::disallowed_methods, reason = "how long the copy takes")]
     let started = Instant::now();
     let part = part_of(out)?;
-    let path = part.path().to_str().ok_or_else(|| refuse(out, "its name is not valid UTF-8"))?;
+    let path = part.file.path().to_str().ok_or_else(|| refuse(out, "its name is not valid UTF-8"))?;
     tokio::select! {
         copied = copy_into(url, path) => copied?,
         exit = signals.next() => return Ok(Ended::Stopped(exit)),
@@ -48,8 +48,14 @@ fn folder_of(out: &Path) -> &Path {
     out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The file that is written beside it first, for its owner's eyes only.
-fn part_of(out: &Path) -> Result<NamedTempFile, Failure> {
+/// What is written first, for its owner's eyes only; it goes with all that the database keeps beside it.
+struct Part {
+    file: NamedTempFile,
+    _folder: TempDir,
+}
+
+/// In a folder of its own, beside the place where it will be.
+fn part_of(out: &Path) -> Result<Part, Failure> {
     let name = out.file_name().ok_or_else(|| refuse(out, "it names no file"))?;
     if out.symlink_metadata().is_ok() {
         return Err(exists(out));
@@ -59,19 +65,22 @@ fn part_of(out: &Path) -> Result<NamedTempFile, Failure> {
     }
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    let part = tempfile::Builder::new().prefix(&hidden).suffix(".tidegate-part").tempfile_in(folder_of(out));
-    // Its own words name the hidden file, which says nothing to anybody.
-    part.map_err(|error| refuse(out, &format!("cannot write beside it: {}", error.kind())))
+    let folder = tempfile::Builder::new().prefix(&hidden).suffix(".tidegate-part").tempdir_in(folder_of(out));
+    // Its own words name the hidden folder, which says nothing to anybody.
+    let cannot = |error: std::io::Error| refuse(out, &format!("cannot write beside it: {}", error.kind()));
+    let folder = folder.map_err(cannot)?;
+    Ok(Part { file: NamedTempFile::new_in(folder.path()).map_err(cannot)?, _folder: folder })
 }
 
 /// Gives it its name once it is on disk, unless somebody has that name by now; returns its length.
-fn put_in_place(part: NamedTempFile, out: &Path) -> Result<u64, Failure> {
+fn put_in_place(part: Part, out: &Path) -> Result<u64, Failure> {
     let cannot = |error: std::io::Error| {
         Failure::new(Exit::StoreFailed, format!("cannot write the backup {}: {error}", out.display()))
     };
-    let bytes = part.as_file().metadata().map_err(cannot)?.len();
-    part.as_file().sync_all().map_err(cannot)?;
-    part.persist_noclobber(out).map_err(|error| match error.error.kind() {
+    let Part { file, _folder } = part;
+    let bytes = file.as_file().metadata().map_err(cannot)?.len();
+    file.as_file().sync_all().map_err(cannot)?;
+    file.persist_noclobber(out).map_err(|error| match error.error.kind() {
         ErrorKind::AlreadyExists => exists(out),
         _ => cannot(error.error),
     })?;

@@ -128,6 +128,28 @@ fn db_backup_overwrites_nothing_and_leaves_nothing_when_it_fails() {
 }
 
 #[test]
+fn db_backup_that_is_stopped_leaves_nothing() {
+    let server = Server::on(Database::Sqlite);
+    assert_eq!(db(&server, &["migrate"]).status.code(), Some(0));
+    server.execute(
+        "INSERT INTO output_chunks (run_id, epoch, stream, seq, at, bytes, data)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600000)
+        SELECT 'run_' || i, 1, 'stdout', 0, 1, 200, zeroblob(200) FROM n",
+    );
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("copy.sqlite");
+        let mut command = server.command(&["db", "backup", "--out", out.to_str().expect("a name")]);
+        let mut child = command.spawn().expect("it is started");
+        eventually("it is under way", || !names(folder.path()).is_empty());
+        let sent = std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");
+        assert_eq!(child.wait().expect("it ends").code(), Some(code));
+        assert_eq!(names(folder.path()), [] as [&str; 0]);
+    }
+}
+
+#[test]
 fn db_backup_of_postgres_names_the_program_that_does_it() {
     let server = Server::on(Database::Postgres);
     let url = server.store.replace("postgres@", "postgres:s3cr3t@");
