@@ -36,7 +36,7 @@ pub struct RunSettings {
 /// What an env is given.
 #[derive(Debug, Clone, Copy)]
 pub struct EnvSettings {
-    /// Turns per rotation within its org.
+    /// Runs per rotation within its org.
     pub weight: u32,
     pub max_running: Option<i64>,
     /// Runs that may wait, buffered ones included.
