@@ -92,6 +92,8 @@ fn a_gauge_of_the_cluster_forgets_what_is_not_there_any_more() {
     let recorder = Gauges::default();
     metrics::with_local_recorder(&recorder, || {
         let queue = |name: &str| vec![("queue", name.to_owned())];
+        // One after the other, so that it is known which is the first.
+        cluster::tell("a_gauge", [(queue("x"), 3.0)]);
         cluster::tell("a_gauge", [(queue("x"), 3.0), (queue("y"), 1.0)]);
         cluster::tell("a_gauge", [(queue("y"), 2.0)]);
         assert_eq!(recorder.values(), [0.0, 2.0]);

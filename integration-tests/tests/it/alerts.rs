@@ -52,6 +52,7 @@ fn alerts_fire_in_the_situations_that_they_are_for() {
         let server = server.config(PULL).set("supervisor.sweep_seconds", 0.3).set("buffer.stale_seconds", 1);
         let server = server.set("buffer.above_per_second", 1).set("supervisor.max_restarts", 10_000);
         let drill = "actors=worker-0 modes=stop kills=5000 every=300ms";
+        let server = server.expecting("letting go of all runs");
         server.env("TIDEGATE_CHAOS", drill).env("TIDEGATE_DRAINER_ENABLED", "false")
     });
     let mut cluster = cluster.start();
