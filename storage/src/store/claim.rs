@@ -143,7 +143,7 @@ const CLAIM: &str = "-- claim
 UPDATE runs SET state = 'running', epoch = epoch + 1, attempts = attempts + 1, carrier = $5
 WHERE pool = $1 AND state = 'queued' AND due_round = $2 AND pack = $3 AND seq <= $4";
 
-const INSERT_ATTEMPTS: &str = "-- insert_attempts
+pub(super) const INSERT_ATTEMPTS: &str = "-- insert_attempts
 INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at)
 SELECT id, epoch, 'leased', $1, row_number() OVER (ORDER BY seq) - 1, 'open', $2 FROM runs WHERE carrier = $1";
 

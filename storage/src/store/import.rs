@@ -1,6 +1,7 @@
 //! Batches that somebody else has bought: their requests are bound to the runs that wait for the same results, so that
 //! nobody buys those again.
 
+use super::claim::INSERT_ATTEMPTS;
 use super::schema::IMPORT_LEVEL;
 use super::{CHUNK, Store, expect_one, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
@@ -81,10 +82,6 @@ SELECT $1, $2, $3, $4, $5, $6, $7, $8, MIN(pack), 'submitted', 1, $9, $10, COUNT
     $12, $13, $14, $13, 1
 FROM runs WHERE carrier = $1";
 
-const BIND_RUNS: &str = "-- bind_runs
-INSERT INTO attempts (run_id, epoch, state, batch_id, batch_pos, verdict, leased_at)
-SELECT id, epoch, 'leased', $1, row_number() OVER (ORDER BY seq) - 1, 'open', $2 FROM runs WHERE carrier = $1";
-
 const COUNT_BOUND: &str = "-- count_bound
 UPDATE pools SET queued = queued - $2, running = running + $2 WHERE name = $1";
 
@@ -161,7 +158,11 @@ impl Store {
                 .bind(import.price_version)
                 .execute(&mut *tx)
                 .await?;
-            sqlx::query(BIND_RUNS).bind(import.batch.as_str()).bind(import.now.millis()).execute(&mut *tx).await?;
+            sqlx::query(INSERT_ATTEMPTS)
+                .bind(import.batch.as_str())
+                .bind(import.now.millis())
+                .execute(&mut *tx)
+                .await?;
             let count = i64::try_from(import.runs.len()).unwrap_or(i64::MAX);
             sqlx::query(COUNT_BOUND).bind(&job.pool).bind(count).execute(&mut *tx).await?;
             for event in ["planned", BatchEvent::Imported.word()] {
