@@ -54,6 +54,8 @@ pub enum StoreError {
     Away,
     #[error("the store went away before it answered; whether it did what it was asked is not known")]
     Unanswered,
+    #[error("{path} cannot be synced ({source}); what was written since may be lost, so start this node again")]
+    Unsynced { path: PathBuf, source: std::io::Error },
     #[error("this node's lease could not be renewed and ended at {until}")]
     LeaseLost { until: Timestamp },
 }
@@ -67,6 +69,7 @@ impl StoreError {
             StoreError::FailedOver { .. } | StoreError::OlderNode { .. } => Class::Conflict,
             StoreError::Standby => Class::Retryable,
             StoreError::Corrupt { .. } => Class::Corrupt,
+            StoreError::Unsynced { .. } => Class::Terminal,
             StoreError::BadUrl { .. } | StoreError::File { .. } | StoreError::Setting { .. } => Class::Terminal,
             StoreError::OldSqlite { .. } | StoreError::Migrate(_) | StoreError::NulInText { .. } => Class::Terminal,
             StoreError::TooOld { .. } | StoreError::Pooler => Class::Terminal,
@@ -76,7 +79,7 @@ impl StoreError {
     /// Whether the database could not be reached at all, as against having refused or failed.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            StoreError::Away | StoreError::Unanswered => true,
+            StoreError::Away | StoreError::Unanswered | StoreError::Unsynced { .. } => true,
             StoreError::Database(sqlx::Error::PoolTimedOut) => true,
             StoreError::Database(error) if is_broken_connection(error) => true,
             StoreError::Database(sqlx::Error::Database(error)) => {

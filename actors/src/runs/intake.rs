@@ -10,13 +10,13 @@ use crate::metrics::RUNS_ACCEPTED;
 use futures_util::FutureExt;
 use futures_util::future::join;
 use line::{Group, Line, Wish};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use storage::store::{Accepted, NewRecord, WriteTurn};
+use storage::store::{Accepted, Mark, NewRecord, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -122,6 +122,14 @@ struct Turn {
     granted: Result<WriteTurn, IntakeError>,
 }
 
+/// A group that is committed, and has to be synced before its senders are answered.
+struct Committed {
+    group: Group,
+    verdicts: Vec<Verdict>,
+    mark: Mark,
+    asked_at: Instant,
+}
+
 struct Counter {
     store: Store,
     express: Express,
@@ -134,16 +142,16 @@ struct Counter {
 impl Counter {
     async fn work(self, mut queue: mpsc::Receiver<Wish>) {
         let (mut line, mut pace) = (Line::default(), Pace::default());
-        let mut committed: Option<(Group, Vec<Verdict>)> = None;
+        let mut committed: Option<Committed> = None;
         loop {
             line.take_from(&mut queue);
-            // Who waits is answered while the next commit is under way, if that can begin at once.
+            // What is written is synced and answered while the next is written, if that can begin at once.
             let next = if committed.is_some() && !line.is_empty() { self.turn_now() } else { None };
             let turn = match next {
                 Some(turn) => turn,
                 None => {
-                    if let Some((group, verdicts)) = committed.take() {
-                        line.settle(group, verdicts);
+                    if let Some(committed) = committed.take() {
+                        self.settle(&mut line, committed);
                     }
                     if line.is_empty() {
                         match queue.recv().await {
@@ -160,27 +168,50 @@ impl Counter {
                 continue;
             }
             let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
-            let began = now();
+            let (began, asked_at) = (now(), turn.asked_at);
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
             let answer = async {
-                if let Some((group, verdicts)) = committed.take() {
-                    line.settle(group, verdicts);
+                if let Some(committed) = committed.take() {
+                    self.settle(&mut line, committed);
                 }
             };
             let (verdicts, ()) = join(commit, answer).await;
             pace.took(group.records.len(), now().duration_since(began));
-            let verdicts = verdicts.unwrap_or_else(|_| {
+            let (verdicts, mark) = verdicts.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
-                vec![Err(IntakeError::NoAnswer); group.records.len()]
+                (vec![Err(IntakeError::NoAnswer); group.records.len()], Mark::default())
             });
-            committed = Some((group, verdicts));
+            committed = Some(Committed { group, verdicts, mark, asked_at });
         }
     }
 
+    /// Makes a group durable, and tells everybody who waits for it.
+    fn settle(&self, line: &mut Line, committed: Committed) {
+        let Committed { group, mut verdicts, mark, asked_at } = committed;
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            self.sync(mark, &mut verdicts);
+            self.health.took(now().duration_since(asked_at));
+            self.taken(&group.records, &verdicts);
+            line.settle(group, verdicts);
+        }));
+        if told.is_err() {
+            error!("telling of runs that are taken in panicked; their senders are told to try again");
+        }
+    }
+
+    /// Nothing counts as taken in that is not on the disk.
+    fn sync(&self, mark: Mark, verdicts: &mut [Verdict]) {
+        let Err(error) = self.store.sync_here(mark) else { return };
+        error!(%error, "runs are not taken in");
+        self.health.failures.fetch_add(1, Ordering::Relaxed);
+        let error = IntakeError::Store(Arc::new(error));
+        verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|verdict| *verdict = Err(error.clone()));
+    }
+
     /// Commits a group; one that is refused is halved, so that a bad run cannot fail its neighbours.
-    async fn commit(&self, turn: Turn, records: &mut [NewRecord]) -> Vec<Verdict> {
-        let mut turn = Some(turn);
+    async fn commit(&self, turn: Turn, records: &mut [NewRecord]) -> (Vec<Verdict>, Mark) {
+        let (mut turn, mut mark) = (Some(turn), Mark::default());
         let mut verdicts = Vec::with_capacity(records.len());
         self.express.mark(records);
         let mut ahead = vec![(0, records.len())];
@@ -191,8 +222,8 @@ impl Counter {
                 None => self.turn().await,
             };
             match self.accept(turn, part).await {
-                Ok(accepted) => {
-                    self.taken(part, &accepted);
+                Ok((accepted, written)) => {
+                    mark = mark.max(written);
                     verdicts.extend(accepted.into_iter().map(Ok));
                 }
                 Err(IntakeError::Store(error)) if error.class() != Class::Retryable && part.len() > 1 => {
@@ -207,7 +238,7 @@ impl Counter {
                 }
             }
         }
-        verdicts
+        (verdicts, mark)
     }
 
     /// The turn to write; what comes until then goes into the same commit.
@@ -249,7 +280,7 @@ impl Counter {
         Turn { asked_at, granted }
     }
 
-    async fn accept(&self, turn: Turn, records: &[NewRecord]) -> Result<Vec<Accepted>, IntakeError> {
+    async fn accept(&self, turn: Turn, records: &[NewRecord]) -> Result<(Vec<Accepted>, Mark), IntakeError> {
         let answer = match turn.granted {
             Ok(granted) => timeout(ANSWER_WITHIN, self.store.accept_in(granted, records)).await,
             Err(error) => {
@@ -257,7 +288,6 @@ impl Counter {
                 return Err(error);
             }
         };
-        self.health.took(now().duration_since(turn.asked_at));
         match answer {
             Ok(Ok(accepted)) => {
                 self.health.failures.store(0, Ordering::Relaxed);
@@ -275,9 +305,9 @@ impl Counter {
     }
 
     /// Tells everybody on this node of runs that are durable now.
-    fn taken(&self, records: &[NewRecord], accepted: &[Accepted]) {
+    fn taken(&self, records: &[NewRecord], verdicts: &[Verdict]) {
         let (mut direct, mut buffered, mut waiting) = (0, 0, false);
-        let fresh = || records.iter().zip(accepted).filter(|(_, accepted)| **accepted == Accepted::New);
+        let fresh = || records.iter().zip(verdicts).filter(|(_, verdict)| matches!(verdict, Ok(Accepted::New)));
         self.express.hand_over(fresh().map(|(record, _)| record));
         for (record, _) in fresh() {
             if record.buffered {

@@ -8,9 +8,11 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Adds a byte to the file that `SYNCED` names for each sync of a SQLite log that has succeeded.
+/// Adds a byte to the file that `SYNCED` names for each sync of a SQLite log that has succeeded. While there is a file
+/// with `.broken` behind that name, those of the log fail.
 const COUNTER: &str = r#"
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,11 +21,17 @@ const COUNTER: &str = r#"
 #include <unistd.h>
 
 static int counted(long call, int file) {
-    char link[64], path[4096];
-    if (syscall(call, file) != 0) return -1;
+    char link[64], path[4096], broken[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path);
-    if (length > 4 && memcmp(path + length - 4, "-wal", 4) == 0) {
+    int is_log = length > 4 && memcmp(path + length - 4, "-wal", 4) == 0;
+    snprintf(broken, sizeof broken, "%s.broken", getenv("SYNCED"));
+    if (is_log && access(broken, F_OK) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    if (syscall(call, file) != 0) return -1;
+    if (is_log) {
         int count = open(getenv("SYNCED"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
         if (write(count, "x", 1) != 1) abort();
         close(count);
@@ -45,15 +53,41 @@ fn counter(dir: &Path) -> PathBuf {
     library
 }
 
+/// A node whose syncs are counted in a file, and that file.
+fn counted(dir: &Path) -> (Server, PathBuf) {
+    let count = dir.join("synced");
+    let server = Server::on(Database::Sqlite).env("LD_PRELOAD", counter(dir).display()).env("SYNCED", count.display());
+    (server, count)
+}
+
+#[test]
+fn serve_nothing_is_acknowledged_any_more_once_a_sync_has_failed_on_sqlite() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (server, count) = counted(dir.path());
+    let mut server = server.expecting("cannot be synced").start();
+    let mut client = server.client();
+    let run = json!({"task": "noop", "delay_seconds": 3_600});
+    let kept = client.run(&run);
+    let broken = count.with_extension("broken");
+    std::fs::write(&broken, "").expect("a file");
+    let refused = client.post("/runs", &run).is(503);
+    assert!(refused.text().contains("is not known"), "{}", refused.text());
+    // The kernel counts what it could not write as written: that the next sync succeeds says nothing.
+    std::fs::remove_file(&broken).expect("it is removed");
+    client.post("/runs", &run).is(503);
+    server.kill9();
+    server.again();
+    let mut client = server.client();
+    client.get(&format!("/runs/{kept}")).is(200);
+    client.run(&run);
+}
+
 #[test]
 fn serve_a_run_is_synced_to_disk_before_it_is_acknowledged_on_sqlite() {
     let dir = tempfile::tempdir().expect("a folder");
-    let count = dir.path().join("synced");
+    let (server, count) = counted(dir.path());
     let synced = || std::fs::metadata(&count).map_or(0, |file| file.len());
-    let server = Server::on(Database::Sqlite)
-        .env("LD_PRELOAD", counter(dir.path()).display())
-        .env("SYNCED", count.display())
-        .start();
+    let server = server.start();
     assert!(synced() > 0, "the counter sees what is synced when a store is made");
     let mut client = server.client();
     // Nobody carries them out meanwhile, so that hardly anything else is written.

@@ -4,14 +4,14 @@ mod postgres;
 mod sqlite;
 
 use super::hot::Hot;
-use super::{CHUNK, KEPT, Pools, Store, WriteTurn, on_pool};
+use super::{CHUNK, KEPT, Mark, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
 use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
 use crate::store::Leased;
 use postgres::accept_postgres;
 use sqlite::{insert_sqlite, lease_sqlite, put_keys_sqlite};
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{PgConnection, QueryBuilder, Sqlite};
 use std::collections::{HashMap, HashSet};
 
 /// Runs in one commit; times the columns of a record this stays below SQLite's limit of parameters.
@@ -158,18 +158,20 @@ impl Store {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        self.accept_in(self.write_turn().await?, records).await
+        let (accepted, mark) = self.accept_in(self.write_turn().await?, records).await?;
+        self.synced(mark).await?;
+        Ok(accepted)
     }
 
-    /// Takes runs in. When this returns they are durable; up to 1,500 of them are in one commit, all or none. The
-    /// answers come in the order of the runs. A key that is taken twice among them counts for the first.
-    pub async fn accept_in(&self, turn: WriteTurn, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
+    /// Takes runs in; up to 1,500 of them are in one commit, all or none. The answers come in the order of the runs,
+    /// and may be given once the mark is synced. A key that is taken twice among them counts for the first.
+    pub async fn accept_in(&self, turn: WriteTurn, records: &[NewRecord]) -> Result<(Vec<Accepted>, Mark), StoreError> {
         for record in records {
             record.refuse_nul()?;
         }
         let keyed = first_of_each_key(records);
         let (node, now) = (self.node().as_str(), self.now().millis());
-        let known = match &self.inner.pools {
+        let (known, mark) = match &self.inner.pools {
             Pools::Sqlite { writer, .. } if keyed.is_empty() && records.len() <= TOGETHER => {
                 let mut writing = turn.writing(writer).await?;
                 // All in one go, and where it can be in one statement, which is a commit by itself: each go is a
@@ -186,8 +188,7 @@ impl Store {
                     insert_sqlite(&mut whole, &fresh);
                 }
                 whole.build().persistent(records.len() <= KEPT).execute(&mut *writing).await?;
-                writing.done();
-                Known::new()
+                (Known::new(), writing.done_unsynced())
             }
             Pools::Sqlite { writer, .. } => {
                 let mut tx = turn.writing(writer).await?.begin().await?;
@@ -202,16 +203,16 @@ impl Store {
                     insert.build().persistent(false).execute(&mut *tx).await?;
                 }
                 reached(Failpoint::AcceptOpen);
-                tx.commit().await?;
-                known
+                (known, tx.commit_unsynced().await?)
             }
             Pools::Postgres { hot, .. } => {
-                hot.on(Hot::Accept, async |connection| accept_postgres(connection, records, &keyed, node, now).await)
-                    .await?
+                let accept =
+                    async |connection: &mut PgConnection| accept_postgres(connection, records, &keyed, node, now).await;
+                (hot.on(Hot::Accept, accept).await?, Mark::default())
             }
         };
         reached(Failpoint::AcceptStored);
-        Ok(records.iter().map(|record| answer(record, &keyed, &known)).collect())
+        Ok((records.iter().map(|record| answer(record, &keyed, &known)).collect(), mark))
     }
 
     /// Those of an env's keys that were used and have not expired.

@@ -155,7 +155,7 @@ impl Store {
             Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
                 let mut writing = turn.writing(writer).await?;
                 let done = succeed_sqlite(&mut writing, &heard, now).await?;
-                writing.done();
+                writing.done().await?;
                 done
             }
             Pools::Sqlite { writer, .. } => {

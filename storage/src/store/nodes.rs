@@ -105,7 +105,7 @@ impl Store {
                 let until = self.now() + lease;
                 let mut writing = writer.acquire().await?;
                 let state = renew!(&mut *writing, node, until);
-                writing.done();
+                writing.done().await?;
                 (until, state)
             }
             // On a connection of its own: a node must not lose its lease because others use up the pool.

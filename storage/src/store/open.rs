@@ -213,7 +213,8 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
     assert_sqlite(&mut first).await?;
     migrate_sqlite(&mut first).await?;
     first.close().await?;
-    let writer = Box::new(Writer::connect(connect.clone()).await?);
+    // Its commits are synced by the log's own syncs.
+    let writer = Box::new(Writer::connect(connect.clone().synchronous(SqliteSynchronous::Normal)).await?);
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .test_before_acquire(false)

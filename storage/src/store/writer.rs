@@ -1,12 +1,14 @@
 //! The one connection that writes to a SQLite file, lent to one caller after the other.
 //!
-//! A caller says when it has come to a good end, by `commit` or `done`. One that does not, because it failed or
-//! was cancelled in the middle, may have left a transaction open; the next one rolls that back first. So a good
-//! end costs nothing, where a pool would ask the connection's thread after every use.
+//! A caller says when it has come to a good end, by `commit` or `done`, and gives the connection back before it
+//! waits for the disk. One that does not, because it failed or was cancelled in the middle, may have left a
+//! transaction open; the next one rolls that back first. So a good end costs nothing, where a pool would ask the
+//! connection's thread after every use.
 //!
 //! Callers come one after the other through a turnstile, and keep it as long as they have the connection. One with
 //! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait.
 
+use super::log::{Log, Mark};
 use super::{Pools, Store};
 use crate::error::StoreError;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -19,6 +21,7 @@ use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
+    log: Arc<Log>,
     turns: Turns,
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
@@ -45,6 +48,7 @@ pub(super) struct Writing {
     connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
     _turnstile: Option<OwnedMutexGuard<()>>,
     dirty: Arc<AtomicBool>,
+    log: Arc<Log>,
 }
 
 /// Leave to write, for who wants to know it before deciding what. Held by one caller at a time on SQLite; on
@@ -108,9 +112,10 @@ impl Turns {
 
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
+        let log = Arc::new(Log::of(options.get_filename()));
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
         let turns = Turns { connection, turnstile: Arc::default() };
-        Ok(Writer { options, turns, dirty: Arc::default(), closed: AtomicBool::new(false) })
+        Ok(Writer { options, log, turns, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
@@ -152,12 +157,16 @@ impl Writer {
         connection: OwnedMappedMutexGuard<Option<SqliteConnection>, SqliteConnection>,
         turnstile: Option<OwnedMutexGuard<()>>,
     ) -> Writing {
-        Writing { connection, _turnstile: turnstile, dirty: self.dirty.clone() }
+        Writing { connection, _turnstile: turnstile, dirty: self.dirty.clone(), log: self.log.clone() }
     }
 
     /// The same with a transaction begun.
     pub(super) async fn begin(&self) -> Result<Writing, StoreError> {
         self.acquire().await?.begin().await
+    }
+
+    pub(super) fn log(&self) -> &Arc<Log> {
+        &self.log
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -167,7 +176,8 @@ impl Writer {
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         if let Some(connection) = self.turns.connection.lock().await.take() {
-            // What is committed is durable, whatever the end of the connection says.
+            // Whoever waits for this hears of it, and SQLite syncs once more when it removes the log.
+            let _ = self.log.all_synced().await;
             let _ = connection.close().await;
         }
     }
@@ -179,15 +189,29 @@ impl Writing {
         Ok(self)
     }
 
-    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        self.execute("COMMIT").await?;
-        self.done();
-        Ok(())
+    /// Returns once what was done is durable.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        let log = self.log.clone();
+        let mark = self.commit_unsynced().await?;
+        log.synced(mark).await
     }
 
-    /// What was done has ended its own transaction.
-    pub(super) fn done(self) {
+    /// The same where what was done has ended its own transaction.
+    pub(super) async fn done(self) -> Result<(), StoreError> {
+        let log = self.log.clone();
+        let mark = self.done_unsynced();
+        log.synced(mark).await
+    }
+
+    /// Commits; whoever is to rely on it has to sync first.
+    pub(super) async fn commit_unsynced(mut self) -> Result<Mark, StoreError> {
+        self.execute("COMMIT").await?;
+        Ok(self.done_unsynced())
+    }
+
+    pub(super) fn done_unsynced(self) -> Mark {
         self.dirty.store(false, Ordering::Release);
+        self.log.wrote()
     }
 }
 

@@ -162,7 +162,9 @@ only_on! { Sqlite:
     }
 
     /// WAL is written into the file's header. `synchronous` belongs to a connection and shows from outside
-    /// only in its syncs, so here the source is held to what it says: asked for, and read back.
+    /// only in its syncs, so here the source is held to what it says: asked for, and read back. What is written
+    /// later is synced by the store itself (`Log`); that a sync comes before an answer is seen by
+    /// `serve_a_run_is_synced_to_disk_before_it_is_acknowledged_on_sqlite`.
     async fn a_commit_is_on_disk_before_it_is_acknowledged(store: Fixture) {
         assert_eq!(store.raw.value("PRAGMA journal_mode").await.as_deref(), Some("wal"));
         store.close().await;
