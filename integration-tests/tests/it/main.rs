@@ -45,4 +45,5 @@ mod cli_runs;
 mod fleet;
 mod reload;
 mod db;
+mod restored;
 mod jobs;
