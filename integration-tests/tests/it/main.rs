@@ -25,6 +25,7 @@ mod sweeps;
 mod imports;
 mod repair;
 mod rules;
+mod runbooks;
 mod alerts;
 mod chaos;
 mod serve_actors;

@@ -24,7 +24,9 @@ async fn every_batch_is_judged_by_its_state(store: &Fixture, doubt: Doubt) {
         Doubt::Copied { at } => {
             store.raw.exec(&format!("UPDATE compatibility SET copied_at = {}", at.millis())).await;
         }
-        Doubt::Elsewhere => store.raw.exec("UPDATE compatibility SET origin = 'elsewhere'").await,
+        Doubt::Elsewhere => {
+            store.raw.exec("UPDATE compatibility SET origin = 'elsewhere'").await;
+        }
         Doubt::Timeline { from, .. } => {
             store.raw.exec(&format!("UPDATE compatibility SET timeline = {from}")).await;
         }
@@ -110,6 +112,7 @@ only_on! { Postgres:
 only_on! { Sqlite:
     async fn f17_a_copy_knows_that_it_is_one_and_its_original_does_not(store: Fixture) {
         let planned = store.batch_in(BatchState::Planned).await;
+        store.arm(&planned, None, at(1)).await.unwrap();
         let path = store.folder.path().join("copy.db");
         assert!(copy_into(&store.url, path.to_str().unwrap(), at(2)).await.unwrap());
         let files: Vec<_> = std::fs::read_dir(store.folder.path()).unwrap().flatten().map(|file| file.file_name()).collect();
