@@ -36,7 +36,8 @@ pub fn job_is(client: &mut Client, id: &str, state: &str) -> bool {
 
 pub fn near_expiry(mut page: Page) {
     let supplier = Supplier::new(Protocol::OpenAi, Account::open());
-    supplier.account.faults(&json!({"latency_ms": 3_600_000}));
+    // What is cancelled ends there after a tenth of that.
+    supplier.account.faults(&json!({"latency_ms": 20_000}));
     let mut server = buyer(&supplier).start();
     job(&mut server.client(), &supplier, 0..3);
     let batch = batch_in(&server, "submitted");
@@ -58,7 +59,7 @@ pub fn unknown(mut page: Page) {
     let first = job(&mut client, &supplier, 0..3);
     let batch = batch_in(&server, "unknown");
     let theirs = supplier.account.ledger().batches[0].id.clone();
-    page.fill("ID", &batch).fill("THEIRS", &theirs).until(&server, "tidegate batches abandon");
+    page.fill("ID", &batch).fill("THEIRS", &theirs).until(&server, "curl -sSf -H 'Content-Type: application/json' -d '{\"accept");
     eventually("what was adopted is collected", || job_is(&mut client, &first, "finished"));
     supplier.account.faults(&json!({"delayed_accepts": 1, "accept_delay_ms": 3_600_000}));
     let second = job(&mut client, &supplier, 3..6);

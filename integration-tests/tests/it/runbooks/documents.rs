@@ -65,7 +65,7 @@ fn section(path: &str, heading: &str) -> Vec<String> {
 
 #[test]
 fn every_block_for_a_shell_is_carried_out_or_says_why_not() {
-    let mut excused = BTreeSet::new();
+    let mut excused: BTreeSet<&(&str, &str, &str)> = BTreeSet::new();
     for path in documents().iter().filter(|path| !path.starts_with("ops/runbooks/")) {
         let played: BTreeSet<String> = PLAYED
             .iter()

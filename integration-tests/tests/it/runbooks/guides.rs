@@ -16,7 +16,8 @@ pub fn capacity(mut page: Page) {
 }
 
 pub fn game_day(mut page: Page) {
-    let mut server = Server::on(Database::Sqlite).set("chaos.enabled", true).start();
+    let server = Server::on(Database::Sqlite).set("chaos.enabled", true).set("supervisor.hang_seconds", 0.5);
+    let mut server = server.expecting("actors/src/supervisor/child.rs").start();
     let text = std::fs::read_to_string(root().join("ops/runbooks/game-day.md")).expect("the page");
     let plan = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a plan");
     std::fs::write(server.dir.path().join("plan.toml"), plan).expect("the plan");

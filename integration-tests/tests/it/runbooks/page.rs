@@ -11,6 +11,8 @@ const PROGRAMS: [&str; 9] =
     ["tidegate ", "curl ", "psql ", "sqlite3 ", "promtool ", "pg_dump ", "systemctl ", "kubectl ", "docker "];
 /// Requests, which a sentence names without the program that sends them.
 const METHODS: [&str; 2] = ["GET /", "POST /"];
+/// What is named in a sentence for what it is, and not to be done there.
+const MENTIONED: [&str; 3] = ["tidegate batches adopt", "tidegate batches abandon", "tidegate db backup"];
 /// Words that stand for something that only the situation knows.
 const PLACEHOLDERS: [&str; 7] = ["ID", "IDS", "THEIRS", "FILE", "QUEUE", "NODE", "RUN"];
 
@@ -183,7 +185,9 @@ pub fn commands_of(text: &str, inline: bool) -> Vec<String> {
     let (mut commands, mut prose, mut fence) = (Vec::new(), String::new(), None::<bool>);
     let flush = |prose: &mut String, commands: &mut Vec<String>| {
         let spans = prose.split('`').skip(1).step_by(2).map(str::trim);
-        let is_command = |span: &&str| PROGRAMS.iter().chain(&METHODS).any(|begins| span.starts_with(begins));
+        let is_command = |span: &&str| {
+            PROGRAMS.iter().chain(&METHODS).any(|begins| span.starts_with(begins)) && !MENTIONED.contains(span)
+        };
         if inline {
             commands.extend(spans.filter(is_command).map(str::to_owned));
         }
