@@ -338,7 +338,10 @@ mod tests {
         older_create.key = Some("01k-0".into());
         let known = HashSet::new();
         let find = |listed: &[Listed]| find(&unknown, Protocol::OpenAi, listed, &known);
-        assert_eq!(find(&[older_create.clone(), by_file]), Finding::Found { id: "b1".into(), provisional: false, create_no: 1 });
+        assert_eq!(
+            find(&[older_create.clone(), by_file]),
+            Finding::Found { id: "b1".into(), provisional: false, create_no: 1 }
+        );
         assert_eq!(find(&[by_key]), Finding::Found { id: "b2".into(), provisional: false, create_no: 1 });
         assert_eq!(find(&[older_create, listed("b4", 7)]), Finding::NotThere);
     }
@@ -361,7 +364,8 @@ mod tests {
             ("01-2", None),
         ] {
             let found = find(&unknown, Protocol::OpenAi, &[with_key("there", key)], &known);
-            let expected = create_no.map(|create_no| Finding::Found { id: "there".into(), provisional: false, create_no });
+            let expected =
+                create_no.map(|create_no| Finding::Found { id: "there".into(), provisional: false, create_no });
             assert_eq!(found, expected.unwrap_or(Finding::NotThere), "{key}");
         }
         let both = [with_key("newest", "01k-3"), with_key("older", "01k-2")];

@@ -26,13 +26,7 @@ pub fn ports(config: &Config, in_use: bool) -> Vec<Check> {
     checks.into_iter().flatten().collect()
 }
 
-fn port(
-    key: &str,
-    addr: SocketAddr,
-    is_usual: bool,
-    in_use: bool,
-    refused: Option<std::io::Error>,
-) -> Option<Check> {
+fn port(key: &str, addr: SocketAddr, is_usual: bool, in_use: bool, refused: Option<std::io::Error>) -> Option<Check> {
     const NAME: &str = "ports";
     if addr.port() == 0 {
         return None;

@@ -34,9 +34,9 @@ fn verdict(folder: &Path, seen: usize, unknown: &[String]) -> Check {
 /// Metrics of ours that are not in the catalogue.
 fn strangers(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let words = text.split(|c| !is_part(c)).filter(|word| {
-        word.starts_with("tidegate_") && !word.contains(':') && word.matches('_').count() > 1
-    });
+    let words = text
+        .split(|c| !is_part(c))
+        .filter(|word| word.starts_with("tidegate_") && !word.contains(':') && word.matches('_').count() > 1);
     let known = |name: &str| CATALOGUE.iter().any(|metric| metric.name == name);
     let is_known = |word: &str| known(word) || PARTS.iter().any(|part| word.strip_suffix(part).is_some_and(known));
     words.filter(|word| !is_known(word)).map(str::to_owned).collect()

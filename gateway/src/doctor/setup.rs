@@ -15,7 +15,11 @@ pub fn binary() -> Check {
 
 /// Settings with which every other command ends.
 pub fn refused(failure: Failure) -> Check {
-    Check::failed("configuration", failure, "`tidegate config validate` says the same; `config explain KEY` what a key is")
+    Check::failed(
+        "configuration",
+        failure,
+        "`tidegate config validate` says the same; `config explain KEY` what a key is",
+    )
 }
 
 pub fn configuration(common: &Common) -> Check {

@@ -51,7 +51,8 @@ pub async fn checks(common: &Common, config: &Config) -> (Vec<Check>, bool) {
 fn not_up_to_date(rows: &[MigrationRow]) -> Option<Check> {
     let pending: Vec<_> = rows.iter().filter(|row| !row.applied).collect();
     let first = pending.first()?;
-    let what = format!("{} migrations are not applied, from {}; nothing in it was looked at", pending.len(), first.version);
+    let what =
+        format!("{} migrations are not applied, from {}; nothing in it was looked at", pending.len(), first.version);
     Some(Check::warn("store", what, "back it up, then `tidegate db migrate`, or start a server"))
 }
 

@@ -46,5 +46,6 @@ mod cli_runs;
 mod fleet;
 mod reload;
 mod db;
+mod doctor;
 mod restored;
 mod jobs;

@@ -90,9 +90,7 @@ fn a_backup_is_gone_back_to(database: Database) {
     let load = Load::start(&original.door(), &Mix::of("noop", 1));
     let mut client = original.client();
     let mut jobs = vec![job(&mut client, &openai, "early", 0), job(&mut client, &anthropic, "slow", 1)];
-    eventually("two batches are bought", || {
-        openai.account.ledger().creates + anthropic.account.ledger().creates == 2
-    });
+    eventually("two batches are bought", || openai.account.ledger().creates + anthropic.account.ledger().creates == 2);
     jobs.push(job(&mut client, &openai, "late", 2));
     eventually("the third create is about to leave", || is_frozen(original.pid()));
     let first = openai.account.ledger().batches[0].id.clone();

@@ -31,7 +31,8 @@ async fn every_batch_is_judged_by_its_state(store: &Fixture, doubt: Doubt) {
             store.raw.exec(&format!("UPDATE compatibility SET timeline = {from}")).await;
         }
     }
-    let planned = fences.iter().find(|(state, _)| *state == BatchState::Planned).map(|(_, fence)| fence.clone()).unwrap();
+    let planned =
+        fences.iter().find(|(state, _)| *state == BatchState::Planned).map(|(_, fence)| fence.clone()).unwrap();
     let refused = store.commit_create(&planned, at(6)).await;
     assert!(matches!(refused, Err(StoreError::InDoubt { doubt: why }) if why == doubt), "{refused:?}");
     assert_eq!(store.batch_row(&planned).await.state, BatchState::Planned);

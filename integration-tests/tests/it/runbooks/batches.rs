@@ -59,7 +59,9 @@ pub fn unknown(mut page: Page) {
     let first = job(&mut client, &supplier, 0..3);
     let batch = batch_in(&server, "unknown");
     let theirs = supplier.account.ledger().batches[0].id.clone();
-    page.fill("ID", &batch).fill("THEIRS", &theirs).until(&server, "curl -sSf -H 'Content-Type: application/json' -d '{\"accept");
+    page.fill("ID", &batch)
+        .fill("THEIRS", &theirs)
+        .until(&server, "curl -sSf -H 'Content-Type: application/json' -d '{\"accept");
     eventually("what was adopted is collected", || job_is(&mut client, &first, "finished"));
     supplier.account.faults(&json!({"delayed_accepts": 1, "accept_delay_ms": 3_600_000}));
     let second = job(&mut client, &supplier, 3..6);

@@ -27,7 +27,11 @@ const PLAYED: &[(&str, &str)] = &[
 
 /// What is not, by how it begins, and why.
 const NOT_CARRIED_OUT: &[(&str, &str, &str)] = &[
-    ("ARCHITECTURE.md", "integration-tests/bugs/run.sh", "builds the sources once for each bug: a step of CI of its own"),
+    (
+        "ARCHITECTURE.md",
+        "integration-tests/bugs/run.sh",
+        "builds the sources once for each bug: a step of CI of its own",
+    ),
     ("integration-tests/bench/README.md", "cargo build", "what is tested is built"),
     ("integration-tests/bench/README.md", "python3 integration-tests/bench/", "takes minutes of a machine of its own"),
     ("integration-tests/sdk/README.md", "cargo build", "what is tested is built"),
@@ -73,7 +77,8 @@ fn every_block_for_a_shell_is_carried_out_or_says_why_not() {
             .flat_map(|(document, heading)| section(document, heading))
             .collect();
         for command in commands_of(&read(path), false) {
-            let excuse = NOT_CARRIED_OUT.iter().find(|(document, begins, _)| document == path && command.starts_with(begins));
+            let excuse =
+                NOT_CARRIED_OUT.iter().find(|(document, begins, _)| document == path && command.starts_with(begins));
             assert!(excuse.is_some() || played.contains(&command), "{path}: nobody carries out `{command}`");
             excused.extend(excuse);
         }
@@ -165,7 +170,8 @@ fn what_commands_for_a_cluster_name_is_in_the_manifests() {
         names.extend(typed.filter(|(kind, _)| ["deploy", "job"].contains(kind)).map(|(_, name)| name.to_owned()));
     }
     assert!(names.len() >= 5, "{names:?}");
-    let is_there = |name: &String| ["name: ", "secretName: "].iter().any(|key| manifests.contains(&format!("{key}{name}\n")));
+    let is_there =
+        |name: &String| ["name: ", "secretName: "].iter().any(|key| manifests.contains(&format!("{key}{name}\n")));
     let unknown: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
     assert!(unknown.is_empty(), "no manifest knows {unknown:?}");
 }
@@ -190,7 +196,8 @@ fn the_readme_is_tried_and_buys() {
 
 #[test]
 fn the_readme_serves_runs_and_walks_a_session() {
-    let review = "[sessions.review]\ninitial = \"context\"\nedges = { context = [\"reviews\"], reviews = [\"complete\"] }\n";
+    let review =
+        "[sessions.review]\ninitial = \"context\"\nedges = { context = [\"reviews\"], reviews = [\"complete\"] }\n";
     let mut server = Server::on(Database::Sqlite).config(review).start();
     let mut page = Page::section("README.md", "## Serve runs");
     page.played("tidegate serve").rest(&server);
@@ -214,7 +221,9 @@ fn the_readme_has_jobs_that_carry_runs_out() {
     let mut page = Page::section("README.md", "### Runs for a language model");
     page.until(&server, "tidegate jobs start summarise --source daemon");
     eventually("it is carried out", || client.read(&first)["status"] == "succeeded");
-    let over = |client: &mut harness::Client| client.list("/jobs").iter().all(|job| job["source"] == "daemon" || job["state"] == "finished");
+    let over = |client: &mut harness::Client| {
+        client.list("/jobs").iter().all(|job| job["source"] == "daemon" || job["state"] == "finished")
+    };
     eventually("the job is over", || over(&mut client));
     page.until(&server, "tidegate jobs start summarise --tag");
     let second = send(&mut client, 1);
@@ -271,7 +280,9 @@ fn the_manual_serves_workers_and_callers() {
     fs::write(&program, "#!/bin/sh\ncat >/dev/null\n").expect("the program");
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it may be run");
     let mut worker = server.command(&["workers", "run", "--task", "work", "--concurrency", "4", "--", "./program"]);
-    worker.env("TIDEGATE_API_KEY", &key).env("TIDEGATE_SERVER", format!("http://{}", server.door().addr().expect("it is up")));
+    worker
+        .env("TIDEGATE_API_KEY", &key)
+        .env("TIDEGATE_SERVER", format!("http://{}", server.door().addr().expect("it is up")));
     let mut worker = worker.spawn().expect("it starts");
     let run = client.run(&json!({"task": "work"}));
     eventually("it is carried out", || client.read(&run)["status"] == "succeeded");
@@ -282,7 +293,8 @@ fn the_manual_serves_workers_and_callers() {
 
 #[test]
 fn the_manual_breaks_a_server_on_purpose() {
-    let mut server = Server::on(Database::Sqlite).set("chaos.enabled", true).set("supervisor.hang_seconds", 0.5).start();
+    let mut server =
+        Server::on(Database::Sqlite).set("chaos.enabled", true).set("supervisor.hang_seconds", 0.5).start();
     let plan = "targets = [\"drainer\"]\nmodes = [\"stop\"]\nkills = 2\nper_minute = 600\n";
     fs::write(server.dir.path().join("plan.toml"), plan).expect("the plan");
     Page::section("ops/README.md", "## Breaking it on purpose").rest(&server);

@@ -222,7 +222,10 @@ pub fn commands_of(text: &str, inline: bool) -> Vec<String> {
 fn commands_are_read_out_of_sentences_and_blocks_in_their_order() {
     let text = "Say `tidegate db\ncheck`, not `check` or `GET`.\n```sh\ntidegate a   # why\n# no\nsudo x\n```\n```toml\nx\n```\n\
         `POST /api/v1/queues/QUEUE/pause`";
-    assert_eq!(commands_of(text, true), ["tidegate db check", "tidegate a", "sudo x", "POST /api/v1/queues/QUEUE/pause"]);
+    assert_eq!(
+        commands_of(text, true),
+        ["tidegate db check", "tidegate a", "sudo x", "POST /api/v1/queues/QUEUE/pause"]
+    );
     assert_eq!(commands_of(text, false), ["tidegate a", "sudo x"]);
     assert_eq!(replace_word("x ID IDS --id=ID $ID /ID/", "ID", "7"), "x 7 IDS --id=7 $ID /7/");
 }

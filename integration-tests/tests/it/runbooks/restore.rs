@@ -86,8 +86,7 @@ pub fn restore(mut page: Page) {
     page.until(&restored, "tidegate repair import-batches");
     // A file of somebody who has bought it elsewhere.
     let case = Case::new(Database::Sqlite, Protocol::OpenAi, 3);
-    let lines: Vec<String> =
-        fs::read_to_string(case.input()).expect("the file").lines().map(str::to_owned).collect();
+    let lines: Vec<String> = fs::read_to_string(case.input()).expect("the file").lines().map(str::to_owned).collect();
     let bought = case.account.buy(Protocol::OpenAi, &lines);
     eventually("it has ended there", || case.account.has_ended(Protocol::OpenAi, &bought));
     let ids = case.dir.path().join("ids.txt");
