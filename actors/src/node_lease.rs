@@ -5,6 +5,7 @@ use crate::runs::RunParts;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::model::Timestamp;
+use storage::store::FailedOver;
 use storage::{Store, StoreError};
 use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
@@ -28,7 +29,7 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
         match answer {
             Ok(Ok(renewed)) => {
                 until = renewed.until;
-                look_for_failover(&parts.store, lease / 4).await;
+                let _ = look_for_failover(&parts.store, lease / 4).await;
                 if renewed.draining && !parts.gates.draining.swap(true, Ordering::AcqRel) {
                     info!("asked to drain; taking nothing on any more");
                     parts.gates.no_claims.store(true, Ordering::Release);
@@ -52,18 +53,21 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
     }
 }
 
-/// Notices, three times within a lease, that the database was failed over; until somebody has, nothing is bought.
-pub async fn look_for_failover(store: &Store, within: Duration) {
+/// Notices, at the start and three times within a lease, that the database was failed over or that the store is a copy;
+/// until somebody has, nothing is bought.
+pub async fn look_for_failover(store: &Store, within: Duration) -> Option<FailedOver> {
     // Whatever else it answers, the next renewal looks again.
-    if let Ok(Ok(Some(found))) = timeout(within, store.look_for_failover(store.now())).await {
+    let Ok(Ok(Some(found))) = timeout(within, store.look_for_failover(store.now())).await else { return None };
+    if (found.batches, found.jobs) == (0, 0) {
+        warn!("{found}; it has none under way, and no job");
+    } else {
         error!(
-            timeline.from = found.from,
-            timeline.to = found.to,
             batches = found.batches,
             jobs = found.jobs,
-            "the database was failed over: planned batches are looked for at their providers, and jobs are suspended"
+            "{found}: planned batches are looked for at their providers, and jobs are suspended"
         );
     }
+    Some(found)
 }
 
 /// The next attempt to renew would come too late to still stop in time.

@@ -4,6 +4,7 @@
 //! answer means; that is `batch_poller`'s plan.
 
 pub mod wire;
+pub(crate) mod date;
 pub mod request;
 pub mod submit;
 pub mod result_line;
@@ -113,6 +114,9 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
 
     /// Batches newest first, back to `since` (by the provider's clock, with five minutes of grace).
     async fn list(&self, since: Timestamp) -> Result<Vec<Listed>, CallError>;
+
+    /// The cheapest call that needs a valid key; what time the host says it is, if it says so.
+    async fn told_time(&self) -> Result<Option<Timestamp>, CallError>;
 
     /// The newest batch of the account.
     async fn newest(&self) -> Result<Option<String>, CallError>;

@@ -340,9 +340,13 @@ pub enum MetricsCommand {
 
 #[derive(Debug, Clone, Args)]
 pub struct DoctorArgs {
-    /// Also ask each configured provider whether it accepts the key (one cheap list call)
+    /// Also ask each configured provider whether it accepts the key and what time it is (one cheap list call), and look
+    /// up the hosts of webhooks
     #[arg(long)]
     pub online: bool,
+    /// The folder, laid out as `ops`, whose rules and boards are in use
+    #[arg(long, value_name = "DIR", default_value = "ops")]
+    pub ops: PathBuf,
 }
 
 /// Reads `90m`, `36h`, `1500ms`, `2d` or bare seconds.

@@ -10,7 +10,7 @@ use crate::session;
 use backup::Ended;
 use serde_json::json;
 use storage::model::{Clock, SystemClock};
-use storage::store::{MigrationRow, migrate, schema};
+use storage::store::{MigrationRow, mark_copy, migrate, schema};
 
 const COLUMNS: &[Column] =
     &[Column::new("VERSION", Room::Whole), Column::new("NAME", Room::Spare), Column::new("STATE", Room::Whole)];
@@ -25,6 +25,11 @@ pub fn run(command: &DbCommand, common: &Common) -> Result<Exit, Failure> {
                 Ended::Done(record) => record.print(common.output, SystemClock.now()).map(|()| Exit::Done),
                 Ended::Stopped(exit) => Ok(exit),
             },
+            DbCommand::Restored => {
+                mark_copy(&url, SystemClock.now()).await?;
+                note("planned batches are looked for at their providers, and jobs suspended, when a node starts on it");
+                Ok(Exit::Done)
+            }
             DbCommand::Check => {
                 let answers = check::answers(&url).await?;
                 check::list(&answers).print(common.output, SystemClock.now())?;

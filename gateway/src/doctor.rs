@@ -1,11 +1,15 @@
 //! `tidegate doctor`: says what is well, what deserves a look, and what is broken, each with a way to mend it.
 //!
-//! It sends nothing and makes no store; with `--online` it asks each provider for one page of its batches.
+//! It sends nothing, and neither makes nor migrates a store; with `--online` it asks each provider for one page of its
+//! batches, and looks up the hosts of webhooks.
 
+mod setup;
+mod machine;
+mod state;
+mod tasks;
 mod prices;
 mod provider;
-mod setup;
-mod state;
+mod rules;
 
 use crate::cli::{Common, DoctorArgs, Output};
 use crate::config::Config;
@@ -68,13 +72,24 @@ const COLUMNS: &[Column] = &[
     Column::new("FIX", Room::Whole),
 ];
 
-pub fn run(args: &DoctorArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
+/// Settings that are wrong are one finding among others; the rest is looked at as if nothing were set.
+pub fn run(args: &DoctorArgs, common: &Common, config: Result<Config, Failure>) -> Result<Exit, Failure> {
     let runtime = session::runtime()?;
-    let mut checks = vec![setup::binary(), setup::configuration(common)];
-    checks.extend(setup::faults(config));
-    checks.extend(runtime.block_on(state::checks(common, config)));
-    checks.extend(prices::checks(config, SystemClock.now()));
-    checks.extend(runtime.block_on(provider::checks(args, common, config)));
+    let (config, settings) = match config {
+        Ok(config) => (config, setup::configuration(common)),
+        Err(failure) => (Config::default(), setup::refused(failure)),
+    };
+    let mut checks = vec![setup::binary(), settings];
+    checks.extend(setup::faults(&config));
+    let (store, in_use) = runtime.block_on(state::checks(common, &config));
+    checks.extend(store);
+    checks.extend(session::store_url(common).ok().and_then(|url| machine::disk(&url)));
+    checks.push(machine::open_files());
+    checks.extend(machine::ports(&config, in_use));
+    checks.extend(runtime.block_on(tasks::checks(&config, args.online)));
+    checks.extend(prices::checks(&config, SystemClock.now()));
+    checks.extend(runtime.block_on(provider::checks(args, common, &config)));
+    checks.extend(rules::check(&args.ops));
     report(&checks, common.output)?;
     Ok(verdict(&checks))
 }

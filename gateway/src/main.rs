@@ -41,6 +41,9 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     if let Some(name) = storage::failpoint::unknown_name() {
         return Err(Failure::usage(format!("TIDEGATE_FAILPOINT names `{name}`, which is no failpoint")));
     }
+    if let Command::Doctor(args) = &cli.command {
+        return gateway::doctor::run(args, &cli.common, Config::load(cli.common.config.as_deref()));
+    }
     let config =
         if cli.command.needs_settings() { Config::load(cli.common.config.as_deref())? } else { Config::default() };
     match &cli.command {
@@ -63,7 +66,7 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Actors(args) => gateway::actors_command::run(args, &cli.common),
         Command::Chaos(args) => gateway::chaos_plan::run(args, &cli.common),
         Command::Sessions(args) => gateway::sessions::run(args, &cli.common),
-        Command::Doctor(args) => gateway::doctor::run(args, &cli.common, &config),
+        Command::Doctor(args) => gateway::doctor::run(args, &cli.common, Ok(config)),
         Command::Completions { shell } => gateway::shell::completions(*shell),
         Command::Man { out } => gateway::shell::man(out),
         Command::Config(command) => gateway::config_command::run(command, &cli.common),

@@ -26,7 +26,7 @@ use results::Out;
 use std::sync::Arc;
 use storage::failpoint::{Failpoint, reached};
 use storage::model::{Ceilings, Epoch, JobEvent, JobId, JobState, LiveRules};
-use storage::store::{JobMove, JobRow, NewJob, Store};
+use storage::store::{FailedOver, JobMove, JobRow, NewJob, Store};
 use summary::Summary;
 
 const ENV: &str = "default/dev";
@@ -95,7 +95,11 @@ async fn work(
     common: &Common,
 ) -> Result<Exit, Failure> {
     let store = engine.store().clone();
+    let doubt = engine.look_for_failover().await;
     let jobs = store.jobs_of_input(&wish.input_sha256).await?;
+    if let Some(found) = doubt {
+        return Err(in_doubt(&found, &jobs));
+    }
     let (mut job, resumed) = match identity::meaning(wish, &jobs)? {
         Meaning::Rewrite(job) => (*job, true),
         Meaning::Continue(job) => (resume(&store, engine, *job, wish).await?, true),
@@ -210,14 +214,23 @@ async fn supersede(store: &Store, engine: &Engine, old: &JobRow) -> Result<(), F
     Ok(())
 }
 
+const LOOK_THERE: &str =
+    "look at the provider for batches that `tidegate batches list` does not have, then run the same command again";
+
+/// The store may have forgotten what was bought for this very file, and the whole job as well.
+fn in_doubt(found: &FailedOver, jobs: &[JobRow]) -> Failure {
+    match jobs.iter().find(|job| job.state == JobState::Suspended) {
+        Some(job) => suspended(job),
+        None => Failure::new(Exit::NotAllowed, found.to_string()).hint(LOOK_THERE),
+    }
+}
+
 /// A person has to look first; the job goes on when the command is run again.
 fn suspended(job: &JobRow) -> Failure {
     let detail = job.detail.as_deref().unwrap_or("the provider account needs attention");
     let (kind, message) = detail.split_once('|').unwrap_or(("account", detail));
     let hint = match kind {
-        "failover" => {
-            "look at the provider for batches that `tidegate batches list` does not have, then run the same command again"
-        }
+        "failover" => LOOK_THERE,
         "billing" => "settle the account's billing or limit, then run the same command again",
         _ => "check the key, the base URL and the account, then run the same command again",
     };

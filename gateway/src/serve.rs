@@ -106,6 +106,8 @@ async fn serve(
         poller: of(Role::Poller),
         sweeper: of(Role::Sweeper) && config.sweeps.enabled,
     };
+    // Before anything could be bought.
+    let _ = node_lease::look_for_failover(&store, session::lease(config)).await;
     let running = actors::start_runs(parts, runs.clone(), on, runtime.clone());
     let chaos = Chaos::start(&running)?;
     let draining = Arc::new(AtomicBool::new(false));

@@ -112,7 +112,7 @@ fn kind_of(config: &Config, name: &str, task: &TaskConfig) -> Result<(&'static s
     })
 }
 
-fn exec_task(task: &TaskConfig) -> ExecTask {
+pub(crate) fn exec_task(task: &TaskConfig) -> ExecTask {
     let default = ExecTask::default();
     ExecTask {
         program: task.program.clone().unwrap_or_default(),
@@ -134,7 +134,7 @@ fn exec_task(task: &TaskConfig) -> ExecTask {
     }
 }
 
-fn http_task(name: &str, task: &TaskConfig) -> Result<HttpTask, Failure> {
+pub(crate) fn http_task(name: &str, task: &TaskConfig) -> Result<HttpTask, Failure> {
     let default = HttpTask::default();
     let secret = |key: &str, path: &Option<PathBuf>| match path {
         None => Ok(None),

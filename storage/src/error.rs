@@ -1,6 +1,7 @@
 //! What can go wrong with a store; the only place that reads SQLSTATE and SQLite result codes.
 
 use crate::model::Timestamp;
+use crate::store::Doubt;
 use std::path::PathBuf;
 
 /// How a caller should take an error.
@@ -40,8 +41,8 @@ pub enum StoreError {
     Pooler,
     #[error("the database is a standby, which takes no writes")]
     Standby,
-    #[error("the database was failed over (timeline {from} to {to}); nothing is bought until that was looked into")]
-    FailedOver { from: i64, to: i64 },
+    #[error("{doubt}; nothing is bought until that was looked into")]
+    InDoubt { doubt: Doubt },
     #[error("the store could not carry out a statement: {0}")]
     Database(#[from] sqlx::Error),
     #[error("{entity} {id} has moved on since it was read (now {now})")]
@@ -66,7 +67,7 @@ impl StoreError {
             StoreError::Database(error) => class_of(error),
             StoreError::Away | StoreError::Unanswered => Class::Retryable,
             StoreError::Moved { .. } | StoreError::Owned { .. } | StoreError::LeaseLost { .. } => Class::Conflict,
-            StoreError::FailedOver { .. } | StoreError::OlderNode { .. } => Class::Conflict,
+            StoreError::InDoubt { .. } | StoreError::OlderNode { .. } => Class::Conflict,
             StoreError::Standby => Class::Retryable,
             StoreError::Corrupt { .. } => Class::Corrupt,
             StoreError::Unsynced { .. } => Class::Terminal,

@@ -95,7 +95,7 @@ pub use sweeps::{Retained, RetentionCursor, SweepDone, SweepRow};
 pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use task_jobs::{JobAsked, JobLogEntry, Made};
-pub use timeline::{FAILED_OVER, FailedOver};
+pub use timeline::{Doubt, FAILED_OVER, FailedOver, mark_copy};
 pub use verdict::{Ending, Finished, RunVerdict};
 pub use waiting::{Cancelled, Patch, Patched};
 pub use writer::WriteTurn;
@@ -119,7 +119,7 @@ struct Inner {
     clock: Arc<StoreClock>,
     /// When this node's lease ends, in nanoseconds since boot.
     lease_ends: AtomicU64,
-    /// The database tells when it was failed over.
+    /// The database tells when it was failed over, or is a copy.
     follows_timeline: AtomicBool,
     /// Holds the lock on a SQLite file for as long as the store is open.
     _owner: Option<std::fs::File>,

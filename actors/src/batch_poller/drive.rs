@@ -124,12 +124,9 @@ impl Drive {
         Ok(Some(Fence { batch: self.batch.clone(), epoch }))
     }
 
-    /// After a failover the runs of a batch may be in another one that the database has forgotten: an operator looks
-    /// first, and then resumes the job.
+    /// After a failover, and in a copy, the runs of a batch may be in another one that the store has forgotten: an
+    /// operator looks first, and then resumes the job.
     async fn is_held(&self, row: &BatchRow) -> Result<bool, StoreError> {
-        if self.parts.store.is_sqlite() {
-            return Ok(false);
-        }
         let job = self.parts.store.job(&row.job).await?;
         Ok(job.is_some_and(|job| plan::is_held(job.state, job.detail.as_deref())))
     }

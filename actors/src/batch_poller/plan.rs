@@ -34,7 +34,7 @@ impl Next {
     }
 }
 
-/// Whether a job was suspended because the database was failed over; then nothing more of it is bought.
+/// Whether a job was suspended because the store may have forgotten batches; then nothing more of it is bought.
 pub fn is_held(state: JobState, detail: Option<&str>) -> bool {
     state == JobState::Suspended && detail.is_some_and(|detail| detail.starts_with(FAILED_OVER))
 }
@@ -83,10 +83,11 @@ pub fn is_too_late(row: &BatchRow, too_late_from: Option<Timestamp>, now: Timest
 /// What the provider's listing says about a batch of unknown fate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// It is there. `provisional` when only its size says so.
+    /// It is there. `provisional` when only its size says so; `create_no` is which of our creates made it.
     Found {
         id: String,
         provisional: bool,
+        create_no: i64,
     },
     /// Several could be it; those that have ended can be told apart by their results.
     Several(Vec<Listed>),
@@ -95,18 +96,19 @@ pub enum Finding {
 
 /// Reads a listing (newest first). `known` are provider batches that belong to somebody already.
 ///
-/// OpenAI style: the input file is named by one create only, and the key travels in metadata. Anthropic
-/// style: everything newer than the lane's cursor that nobody owns and that has exactly our size.
+/// OpenAI style: the input file is named by one create only, and the key travels in metadata. A later create than the
+/// one that is known was made from a store of which this is a copy. Anthropic style: everything newer than the lane's
+/// cursor that nobody owns and that has exactly our size.
 pub fn find(row: &BatchRow, protocol: Protocol, listed: &[Listed], known: &HashSet<String>) -> Finding {
     match protocol {
         Protocol::OpenAi => {
-            let key = row.create_key();
-            let ours = |batch: &&Listed| {
+            let ours = |batch: &Listed| {
+                let by_key = batch.key.as_deref().and_then(|key| create_of(key, row));
                 let by_file = row.input_file_id.is_some() && batch.input_file_id == row.input_file_id;
-                by_file || batch.key.as_deref() == Some(key.as_str())
+                by_key.or(by_file.then_some(row.create_no)).map(|create_no| (batch.id.clone(), create_no))
             };
-            match listed.iter().find(ours) {
-                Some(batch) => Finding::Found { id: batch.id.clone(), provisional: false },
+            match listed.iter().find_map(ours) {
+                Some((id, create_no)) => Finding::Found { id, provisional: false, create_no },
                 None => Finding::NotThere,
             }
         }
@@ -116,11 +118,17 @@ pub fn find(row: &BatchRow, protocol: Protocol, listed: &[Listed], known: &HashS
             let candidates: Vec<_> = newer.filter(fits).cloned().collect();
             match candidates.as_slice() {
                 [] => Finding::NotThere,
-                [one] => Finding::Found { id: one.id.clone(), provisional: true },
+                [one] => Finding::Found { id: one.id.clone(), provisional: true, create_no: row.create_no },
                 _ => Finding::Several(candidates),
             }
         }
     }
+}
+
+/// Which create of this batch a key is of, unless one that was given up: all before the current one are proven absent.
+fn create_of(key: &str, row: &BatchRow) -> Option<i64> {
+    let create_no = key.strip_prefix(&row.wire_key)?.strip_prefix('-')?.parse().ok()?;
+    (create_no >= row.create_no).then_some(create_no)
 }
 
 /// What a look that found nothing leads to.
@@ -330,9 +338,39 @@ mod tests {
         older_create.key = Some("01k-0".into());
         let known = HashSet::new();
         let find = |listed: &[Listed]| find(&unknown, Protocol::OpenAi, listed, &known);
-        assert_eq!(find(&[older_create.clone(), by_file]), Finding::Found { id: "b1".into(), provisional: false });
-        assert_eq!(find(&[by_key]), Finding::Found { id: "b2".into(), provisional: false });
+        assert_eq!(
+            find(&[older_create.clone(), by_file]),
+            Finding::Found { id: "b1".into(), provisional: false, create_no: 1 }
+        );
+        assert_eq!(find(&[by_key]), Finding::Found { id: "b2".into(), provisional: false, create_no: 1 });
         assert_eq!(find(&[older_create, listed("b4", 7)]), Finding::NotThere);
+    }
+
+    #[test]
+    fn a_copy_finds_what_its_original_has_created_since_under_a_later_key() {
+        let unknown = BatchRow { create_no: 2, ..row(BatchState::Unknown) };
+        let with_key = |id: &str, key: &str| Listed { key: Some(key.into()), ..listed(id, 7) };
+        let known = HashSet::new();
+        for (key, create_no) in [
+            ("01k-2", Some(2)),
+            ("01k-3", Some(3)),
+            ("01k-10", Some(10)),
+            // Proven absent before: what is there of it is a duplicate.
+            ("01k-1", None),
+            ("01k", None),
+            ("01k-", None),
+            ("01k-x", None),
+            ("01k2-2", None),
+            ("01-2", None),
+        ] {
+            let found = find(&unknown, Protocol::OpenAi, &[with_key("there", key)], &known);
+            let expected =
+                create_no.map(|create_no| Finding::Found { id: "there".into(), provisional: false, create_no });
+            assert_eq!(found, expected.unwrap_or(Finding::NotThere), "{key}");
+        }
+        let both = [with_key("newest", "01k-3"), with_key("older", "01k-2")];
+        let newest = Finding::Found { id: "newest".into(), provisional: false, create_no: 3 };
+        assert_eq!(find(&unknown, Protocol::OpenAi, &both, &known), newest);
     }
 
     #[test]
@@ -340,7 +378,7 @@ mod tests {
         let unknown = row(BatchState::Unknown);
         let known: HashSet<String> = ["owned".to_owned()].into();
         let find = |listed: &[Listed]| find(&unknown, Protocol::Anthropic, listed, &known);
-        let provisional = Finding::Found { id: "new".into(), provisional: true };
+        let provisional = Finding::Found { id: "new".into(), provisional: true, create_no: 1 };
         assert_eq!(find(&[listed("owned", 7), listed("other", 8), listed("new", 7)]), provisional);
         assert_eq!(find(&[listed("cursor", 3), listed("old", 7)]), Finding::NotThere);
         assert!(matches!(find(&[listed("new", 7), listed("too", 7)]), Finding::Several(both) if both.len() == 2));

@@ -2,6 +2,7 @@
 
 use super::drive::{CallOrStore, Drive, Step};
 use super::plan::{self, Absence, Finding};
+use super::submit::file_name;
 use crate::provider::request::{batch_of_key, split_custom_id};
 use crate::provider::result_line::{Form, ResultLine};
 use crate::provider::{Listed, Polled, Provider};
@@ -15,7 +16,7 @@ impl Drive {
     pub(super) async fn reconcile(&self, row: &BatchRow, fence: &Fence) -> Result<Step, CallOrStore> {
         let store = &self.parts.store;
         match self.look_for(row).await? {
-            Finding::Found { id, provisional } => self.adopt(row, fence, &id, provisional).await,
+            found @ Finding::Found { .. } => self.adopt(row, fence, found).await,
             Finding::Several(candidates) => self.tell_apart(row, fence, candidates).await,
             Finding::NotThere => {
                 let following = self.parts.settings.now().following(&row.account);
@@ -41,26 +42,38 @@ impl Drive {
         Ok(plan::find(row, self.provider.protocol(), &listed, &known))
     }
 
-    async fn adopt(&self, row: &BatchRow, fence: &Fence, id: &str, provisional: bool) -> Result<Step, CallOrStore> {
+    async fn adopt(&self, row: &BatchRow, fence: &Fence, found: Finding) -> Result<Step, CallOrStore> {
+        let Finding::Found { id, provisional, create_no } = found else { return Ok(Step::Later) };
         info!(batch.id = %row.id, provider_batch_id = id, provisional, "found the batch at the provider");
-        self.parts.store.found(fence, id, provisional, self.parts.store.now()).await?;
+        if create_no != row.create_no {
+            self.parts.store.created_as(fence, create_no).await?;
+        }
+        self.parts.store.found(fence, &id, provisional, self.parts.store.now()).await?;
         Ok(Step::Taken)
     }
 
     /// Absent twice. The input file is deleted, so that a create that is still on its way can start
-    /// nothing; then the last look. Only after it is the batch free to be created again.
+    /// nothing; then the last look. Only after it is the batch free to be created again. The original of a copy may have
+    /// uploaded a file that the copy does not know of: it is found by its name.
     async fn clear(
         &self,
         row: &BatchRow,
         fence: &Fence,
         since: storage::model::Timestamp,
     ) -> Result<Step, CallOrStore> {
-        if let Some(file) = &row.input_file_id {
+        let files = match &row.input_file_id {
+            Some(file) => vec![file.clone()],
+            None => self.provider.files_named(&file_name(row)).await?,
+        };
+        if !files.is_empty() {
             reached(Failpoint::ReconcileBeforeDelete);
-            self.provider.delete_file(file).await?;
+            for file in files {
+                self.provider.delete_file(&file).await?;
+            }
             reached(Failpoint::ReconcileDeleted);
-            if let Finding::Found { id, provisional } = self.look_for(row).await? {
-                return self.adopt(row, fence, &id, provisional).await;
+            let found = self.look_for(row).await?;
+            if matches!(found, Finding::Found { .. }) {
+                return self.adopt(row, fence, found).await;
             }
         }
         info!(batch.id = %row.id, "the batch is proven absent at the provider; it will be created again");
@@ -73,7 +86,10 @@ impl Drive {
         let store = &self.parts.store;
         for candidate in candidates.iter().filter(|candidate| candidate.ended) {
             match owner_of(&*self.provider, candidate).await? {
-                Some(key) if key == row.wire_key => return self.adopt(row, fence, &candidate.id, false).await,
+                Some(key) if key == row.wire_key => {
+                    let (id, create_no) = (candidate.id.clone(), row.create_no);
+                    return self.adopt(row, fence, Finding::Found { id, provisional: false, create_no }).await;
+                }
                 Some(_) => store.book_foreign(&row.id, &row.account, &candidate.id, store.now()).await?,
                 None => {}
             }

@@ -21,7 +21,7 @@ impl Drive {
         if let Some(step) = self.give_up_refused(row, fence).await? {
             return Ok(step);
         }
-        let name = format!("tidegate-{}.jsonl", row.create_key());
+        let name = file_name(row);
         if leaked {
             for file in self.provider.files_named(&name).await? {
                 self.provider.delete_file(&file).await?;
@@ -164,6 +164,11 @@ impl Drive {
     pub(super) fn form(&self) -> Form {
         Form::of(self.provider.protocol())
     }
+}
+
+/// What the input file of the current create is called, and no other.
+pub(super) fn file_name(row: &BatchRow) -> String {
+    format!("tidegate-{}.jsonl", row.create_key())
 }
 
 /// A verdict that no result line brought and that cost nothing, with a line in the provider's own error form.

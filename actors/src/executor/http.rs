@@ -154,6 +154,11 @@ impl Http {
         Ok(Http { parts: Arc::new(parts) })
     }
 
+    /// Looks the host up as every run does, and calls nobody: how many addresses it has that may be called.
+    pub async fn look_up(&self) -> Result<usize, Undelivered> {
+        addresses(&self.parts).await.map(|addresses| addresses.len())
+    }
+
     /// With names looked up by another than the system's resolver.
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Http {
         Arc::make_mut(&mut self.parts).resolver = resolver;
@@ -181,7 +186,7 @@ impl Executor for Http {
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
-enum Undelivered {
+pub enum Undelivered {
     #[error("the name {host} cannot be resolved: {source}")]
     Unresolvable { host: String, source: std::io::Error },
     #[error("{host} is at {ip}, which is refused ({why})")]

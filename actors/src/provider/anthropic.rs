@@ -187,6 +187,12 @@ impl Provider for Anthropic {
         Ok(found)
     }
 
+    async fn told_time(&self) -> Result<Option<Timestamp>, CallError> {
+        let route = self.endpoint.route("/v1/messages/batches?limit=1");
+        let page = self.endpoint.dated::<Page>(Method::GET, &route, &self.headers, Content::None);
+        Ok(page.await?.1)
+    }
+
     async fn newest(&self) -> Result<Option<String>, CallError> {
         let page: Page = self.get("/v1/messages/batches?limit=1").await?;
         Ok(page.data.into_iter().next().map(|batch| batch.id))

@@ -252,6 +252,12 @@ impl Provider for OpenAi {
         Ok(found)
     }
 
+    async fn told_time(&self) -> Result<Option<Timestamp>, CallError> {
+        let route = self.endpoint.route("/batches?limit=1");
+        let page = self.endpoint.dated::<Page<Batch>>(Method::GET, &route, &self.headers, Content::None);
+        Ok(page.await?.1)
+    }
+
     async fn newest(&self) -> Result<Option<String>, CallError> {
         // The input file tells a batch of ours exactly; no position in the listing is needed.
         Ok(None)

@@ -4,18 +4,20 @@
 //! twice may be billed twice: popular clients re-send on a stale pooled connection, on 409, 429 and 5xx.
 //! A body is streamed with its exact length announced, so that a truncated one can never be taken as whole.
 
+use super::date::http_date;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use storage::model::Timestamp;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -278,10 +280,22 @@ impl Endpoint {
         headers: &[(HeaderName, HeaderValue)],
         content: Content,
     ) -> Result<T, CallError> {
+        self.dated(method, path, headers, content).await.map(|(value, _)| value)
+    }
+
+    /// The same with the date that the host puts on its answer.
+    pub async fn dated<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        content: Content,
+    ) -> Result<(T, Option<Timestamp>), CallError> {
         let exchange = self.call(method, path, headers, content).await?;
+        let date = exchange.response.headers().get(DATE).and_then(|date| http_date(date.to_str().ok()?));
         let body = exchange.read(&self.host).await?;
         let bad = |_| CallError::BadAnswer { host: self.host.clone(), expected: "the JSON that its protocol names" };
-        serde_json::from_slice(&body).map_err(bad)
+        serde_json::from_slice(&body).map(|value| (value, date)).map_err(bad)
     }
 
     async fn connect(&self, stream: impl Future<Output = std::io::Result<TcpStream>>) -> Result<Link, CallError> {

@@ -109,6 +109,8 @@ pub enum DbCommand {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Say that a store is a copy whose original went on: nothing is bought before that is looked into
+    Restored,
     /// Check that what the store holds agrees with itself, also while a server works on it; 0 or 8
     Check,
 }

@@ -1,13 +1,14 @@
 //! `tidegate db backup`: a whole copy under its name, or none.
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Cell, Record};
+use crate::output::{Cell, Record, note};
 use crate::signals::Signals;
 use serde_json::json;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use storage::model::{Clock, SystemClock};
 use storage::store::{PostgresPlace, copy_into, postgres_place};
 use tempfile::{NamedTempFile, TempDir};
 
@@ -27,11 +28,14 @@ pub async fn backup(url: &str, out: &Path) -> Result<Ended, Failure> {
     let started = Instant::now();
     let part = part_of(out)?;
     let path = part.file.path().to_str().ok_or_else(|| refuse(out, "its name is not valid UTF-8"))?;
-    tokio::select! {
-        copied = copy_into(url, path) => copied?,
+    let marked = tokio::select! {
+        copied = copy_into(url, path, SystemClock.now()) => copied?,
         exit = signals.next() => return Ok(Ended::Stopped(exit)),
-    }
+    };
     let bytes = put_in_place(part, out)?;
+    if !marked {
+        note("its schema is older than this binary: say that it is a copy by `tidegate db restored` before it is used");
+    }
     Ok(Ended::Done(record(out, bytes, started.elapsed())))
 }
 

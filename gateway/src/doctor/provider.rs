@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
-use storage::model::{Clock, SystemClock};
+use storage::model::{Clock, SystemClock, Timestamp};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const TOLERATED_SKEW_SECONDS: u64 = 60;
 
 pub async fn checks(args: &DoctorArgs, common: &Common, config: &Config) -> Vec<Check> {
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());
@@ -73,7 +74,7 @@ async fn one(name: &str, own: &ProviderConfig, args: &DoctorArgs, common: &Commo
             };
             checks.push(Check::ok(label.clone(), format!("key from {key}, account {}", chosen.account)));
             if args.online {
-                checks.push(accepts(&label, &*chosen.client).await);
+                checks.extend(accepts(&label, &*chosen.client).await);
             }
         }
     }
@@ -123,17 +124,31 @@ fn key_file(label: &str, path: &Path) -> Option<Check> {
     })
 }
 
-/// One list call: the cheapest that needs a valid key.
-async fn accepts(label: &str, client: &dyn Provider) -> Check {
-    let call = client.list(SystemClock.now());
-    match tokio::time::timeout(ANSWER_WITHIN, call).await {
-        Ok(Ok(_)) => Check::ok(label, "accepts the key"),
-        Ok(Err(error)) => refused(label, &error),
+/// One list call: the cheapest that needs a valid key. Its answer carries the date.
+async fn accepts(label: &str, client: &dyn Provider) -> Vec<Check> {
+    let asked = SystemClock.now();
+    match tokio::time::timeout(ANSWER_WITHIN, client.told_time()).await {
+        Ok(Ok(told)) => {
+            let clock = told.map(|told| skew(label, told, asked, SystemClock.now()));
+            [Some(Check::ok(label, "accepts the key")), clock].into_iter().flatten().collect()
+        }
+        Ok(Err(error)) => vec![refused(label, &error)],
         Err(_) => {
             let what = format!("unreachable: no answer within {} s", ANSWER_WITHIN.as_secs());
-            Check::fail(label, what, "check the network and the base URL")
+            vec![Check::fail(label, what, "check the network and the base URL")]
         }
     }
+}
+
+/// Listings are searched by the provider's time, with minutes of grace; its date is of a whole second.
+fn skew(label: &str, told: Timestamp, asked: Timestamp, heard: Timestamp) -> Check {
+    let behind = asked.since(told).as_secs().saturating_sub(1);
+    let ahead = told.since(heard).as_secs();
+    let what = format!("its clock is {} s from this machine's", behind.max(ahead));
+    if behind.max(ahead) <= TOLERATED_SKEW_SECONDS {
+        return Check::ok(label, what);
+    }
+    Check::warn(label, what, "let NTP set this machine's clock: batches are looked for by time")
 }
 
 fn refused(label: &str, error: &CallError) -> Check {
@@ -171,6 +186,20 @@ mod tests {
         }
         let timeout = CallError::Timeout { host: "h".into(), within: Duration::from_secs(1) };
         assert!(refused("p", &timeout).what.starts_with("unreachable"));
+    }
+
+    #[test]
+    fn a_clock_that_is_far_from_the_providers_deserves_a_look() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1_000);
+        for (told, verdict) in [
+            (at(1_000), Verdict::Ok),
+            (at(939), Verdict::Ok),
+            (at(938), Verdict::Warn),
+            (at(1_062), Verdict::Ok),
+            (at(1_063), Verdict::Warn),
+        ] {
+            assert_eq!(skew("p", told, at(1_000), at(1_002)).verdict, verdict, "{told}");
+        }
     }
 
     #[test]

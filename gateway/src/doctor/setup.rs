@@ -3,6 +3,7 @@
 use super::Check;
 use crate::cli::Common;
 use crate::config::Config;
+use crate::exit::Failure;
 use crate::sim::Faults;
 use std::path::Path;
 
@@ -12,7 +13,15 @@ pub fn binary() -> Check {
     Check::ok("binary", format!("tidegate {} ({build}, {os} {arch})", env!("CARGO_PKG_VERSION")))
 }
 
-/// The settings were read before any command ran; what was wrong with them has ended it already.
+/// Settings with which every other command ends.
+pub fn refused(failure: Failure) -> Check {
+    Check::failed(
+        "configuration",
+        failure,
+        "`tidegate config validate` says the same; `config explain KEY` what a key is",
+    )
+}
+
 pub fn configuration(common: &Common) -> Check {
     let here = Path::new("tidegate.toml");
     let from = match &common.config {

@@ -1,5 +1,7 @@
 //! The store, and what in it waits for somebody.
 
+mod work;
+
 use super::Check;
 use crate::cli::Common;
 use crate::config::Config;
@@ -10,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{BatchState, Clock, JobState, SystemClock, Timestamp};
-use storage::store::{BatchRow, Engine, JobRow, NodeRow, Store};
+use storage::store::{BatchRow, Doubt, Engine, JobRow, MigrationRow, NodeRow, Store, schema};
 
 /// Batches are carried out within this time of their submission, or expire.
 const BATCH_WINDOW: Duration = Duration::from_secs(24 * 3_600);
@@ -18,23 +20,40 @@ const NEAR_THE_END: Duration = Duration::from_secs(4 * 3_600);
 const TOLERATED_SKEW_MS: i64 = 2_000;
 const GO_ON: &str = "run the same `tidegate process` again";
 
-pub async fn checks(common: &Common, config: &Config) -> Vec<Check> {
+/// And whether a process that lives has the store, as far as that can be told.
+pub async fn checks(common: &Common, config: &Config) -> (Vec<Check>, bool) {
     let url = match session::store_url(common) {
         Ok(url) => url,
-        Err(failure) => return vec![Check::failed("store", failure, "name the store with --store")],
+        Err(failure) => return (vec![Check::failed("store", failure, "name the store with --store")], false),
     };
     if let Some(check) = not_made_yet(&url) {
-        return vec![check];
+        return (vec![check], false);
+    }
+    // Opening would migrate, and that is nothing to be done by looking.
+    if let Some(check) = schema(&url).await.ok().and_then(|rows| not_up_to_date(&rows)) {
+        return (vec![check], false);
     }
     let store = match session::open_store(common, config).await {
         Ok(store) => store,
-        Err(failure) => return vec![cannot_open(failure)],
+        Err(failure) => {
+            let in_use = failure.exit == Exit::Conflict;
+            return (vec![cannot_open(failure)], in_use);
+        }
     };
-    let checks = look(&store).await;
+    let looked = look(&store).await;
     // What was read is read; a lease that is not given up lapses by itself.
     let _ = store.leave().await;
     store.close().await;
-    checks.unwrap_or_else(|error| vec![Check::failed("store", error.into(), "see TIDEGATE_LOG=debug")])
+    looked.unwrap_or_else(|error| (vec![Check::failed("store", error.into(), "see TIDEGATE_LOG=debug")], false))
+}
+
+/// Some migrations are not applied yet.
+fn not_up_to_date(rows: &[MigrationRow]) -> Option<Check> {
+    let pending: Vec<_> = rows.iter().filter(|row| !row.applied).collect();
+    let first = pending.first()?;
+    let what =
+        format!("{} migrations are not applied, from {}; nothing in it was looked at", pending.len(), first.version);
+    Some(Check::warn("store", what, "back it up, then `tidegate db migrate`, or start a server"))
 }
 
 /// Opening would make the file; looking should not.
@@ -63,19 +82,31 @@ fn cannot_open(failure: Failure) -> Check {
     Check::failed("store", failure, "check the --store URL and the rights on it")
 }
 
-async fn look(store: &Store) -> Result<Vec<Check>, StoreError> {
+async fn look(store: &Store) -> Result<(Vec<Check>, bool), StoreError> {
     let now = store.now();
     let mut checks = vec![engine(&store.engine().await?)];
     if !store.is_sqlite() {
+        checks.push(Check::ok("sessions", "each is the database's own: no pooler lends them"));
         checks.push(skew(now.millis() - SystemClock.now().millis()));
     }
+    checks.extend(store.doubt().await?.map(in_doubt));
     let nodes = store.nodes_not_gone().await?;
     checks.push(lapsed(&nodes, now));
     let alive: HashSet<&str> =
         nodes.iter().filter(|node| node.holds_its_lease(now)).map(|node| node.id.as_str()).collect();
+    // This very command is one of them.
+    let in_use = alive.len() > 1;
+    checks.push(work::leases(&store.runs_held().await?, &alive));
+    checks.push(work::sweeps(&store.sweeps().await?, in_use, now));
+    checks.push(work::drain(&store.buffer_depths(None).await?, in_use, now));
     checks.extend(jobs(&store.live_jobs().await?, &alive));
     checks.extend(batches(&store.in_flight().await?, &alive, now));
-    Ok(checks)
+    Ok((checks, in_use))
+}
+
+fn in_doubt(doubt: Doubt) -> Check {
+    let fix = "as ops/runbooks/restore.md says; until a node has looked at its batches, nothing is bought";
+    Check::warn("copy", format!("{doubt}, and may have forgotten batches"), fix)
 }
 
 fn engine(engine: &Engine) -> Check {

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{BatchId, BatchState, Epoch, IdMint, JobId, NodeId, Timestamp};
-use storage::store::{JobRow, Store};
+use storage::store::{FailedOver, JobRow, Store};
 use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
 
@@ -100,6 +100,11 @@ impl Engine {
 
     pub async fn import(&self, path: &Path, job: &JobRow, kinds: &Kinds) -> Result<(), Failure> {
         import::import(path, job, kinds, &self.parts).await
+    }
+
+    /// What the store may have forgotten, if this is the first look since.
+    pub async fn look_for_failover(&self) -> Option<FailedOver> {
+        actors::node_lease::look_for_failover(&self.parts.store, self.lease).await
     }
 
     /// Takes a job's drive. A holder that is dead is waited out; one that renews its lease is alive, and the
@@ -234,7 +239,7 @@ async fn keep_lease(store: Store, lease: Duration) -> StoreError {
         match timeout(lease / 3, store.renew_lease(lease)).await {
             Ok(Ok(renewed)) => {
                 until = renewed.until;
-                actors::node_lease::look_for_failover(&store, lease / 3).await;
+                let _ = actors::node_lease::look_for_failover(&store, lease / 3).await;
             }
             Ok(Err(error @ StoreError::Moved { .. })) => return error,
             Ok(Err(_)) | Err(_) if store.now() < until - lease / 6 => {}

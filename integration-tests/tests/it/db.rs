@@ -270,60 +270,7 @@ fn db_check_asks_no_store_that_is_not_up_to_date() {
     assert!(output.status.code() == Some(5) && said(&output).contains("tidegate db migrate"), "{output:?}");
 }
 
-/// The shell commands of a section of the manual, in order, with its folders in this one.
-fn commands_of(section: &str, root: &Path) -> Vec<String> {
-    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/README.md");
-    let manual = fs::read_to_string(manual).expect("the manual");
-    let text = manual.split_once(&format!("\n## {section}\n")).expect("the section").1;
-    let text = text.split("\n## ").next().unwrap_or_default();
-    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let here = |line: &str| line.replace("/var/", &format!("{}/var/", root.display()));
-    blocks.flat_map(str::lines).map(here).collect()
-}
-
-/// What the manual says is done as it says it, by a shell; systemd is played by the test.
-#[test]
-fn db_backup_and_restore_go_as_the_manual_says() {
-    let root = tempfile::tempdir().expect("a folder");
-    for folder in ["var/lib/tidegate", "var/backups/tidegate", "bin"] {
-        fs::create_dir_all(root.path().join(folder)).expect("a folder");
-    }
-    let store = format!("sqlite:{}/var/lib/tidegate/tidegate.sqlite", root.path().display());
-    let mut server = Server::on(Database::Sqlite).config(LATER).with_store(&store).start();
-    let program = server.command(&[]).get_args().nth(3).expect("the binary").to_owned();
-    std::os::unix::fs::symlink(program, root.path().join("bin/tidegate")).expect("a link");
-    let send = |server: &Server, runs: usize| {
-        server.client().post("/runs/batch", &json!({"runs": vec![json!({"task": "later"}); runs]})).is(200);
-    };
-    send(&server, 7);
-    let commands = commands_of("Backup and restore", root.path());
-    assert!(commands.len() >= 8, "{commands:?}");
-    for line in &commands {
-        match line.as_str() {
-            "systemctl stop tidegate" => {
-                // After the backup.
-                send(&server, 5);
-                server.stop();
-            }
-            "systemctl start tidegate" => server.again(),
-            line => {
-                let mut command = std::process::Command::new("sh");
-                command.args(["-ec", line]).env_clear().current_dir(server.dir.path()).env("HOME", root.path());
-                command.env("PATH", format!("{}/bin:/usr/bin:/bin", root.path().display()));
-                if let Some(addr) = server.door().addr() {
-                    command.env("TIDEGATE_SERVER", format!("http://{addr}"));
-                }
-                let output = command.output().expect("a shell");
-                assert!(output.status.success(), "{line}: {output:?}");
-            }
-        }
-    }
-    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 7, "it is as it was");
-    assert_eq!(wrong(&server), []);
-    server.stop();
-}
-
-/// What the manual has done first after a restore.
+/// A way to look around before anything is bought.
 #[test]
 fn a_node_without_a_poller_buys_nothing_and_suspends_jobs() {
     let supplier = Supplier::new(Protocol::OpenAi, harness::Account::open());

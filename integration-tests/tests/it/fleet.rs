@@ -326,6 +326,10 @@ fn serve_a_pooler_that_lends_connections_by_the_transaction_is_refused() {
         assert_eq!(ended.code, Some(2), "{setting}: {ended:#?}");
         assert!(ended.stderr.contains("through a pooler"), "{setting}: {}", ended.stderr);
         assert!(ended.stderr.contains("hint: name the database itself"), "{setting}: {}", ended.stderr);
+        let told = server.command(&["doctor"]).output().expect("it is started");
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        let line = said.lines().find(|line| line.starts_with("fail\tstore\t")).unwrap_or_default();
+        assert!(line.contains("through a pooler") && line.contains("name the database itself"), "{setting}: {said}");
     }
     let tables = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
     let rows = harness::sql::rows(&postgres.url(), tables);

@@ -106,29 +106,3 @@ fn runbooks() -> Vec<String> {
     let files = std::fs::read_dir(ops("runbooks")).expect("the runbooks").flatten();
     files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
 }
-
-/// Commands and links in a page, without the words of which it is made up.
-fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
-    text.split(open).skip(1).filter_map(|rest| rest.split(close).next()).collect()
-}
-
-#[test]
-fn every_command_and_every_link_in_a_runbook_is_there() {
-    let mut commands = BTreeSet::new();
-    for name in runbooks() {
-        let text = read(&format!("runbooks/{name}"));
-        for link in between(&text, "](", ")") {
-            assert!(ops("runbooks").join(link).exists(), "{name}: there is no {link}");
-        }
-        let named = between(&text, "`tidegate ", "`").into_iter().map(|words| words.replace('\n', " "));
-        commands.extend(named.map(|words| (words, name.clone())));
-    }
-    assert!(commands.len() >= 20, "{commands:?}");
-    for (words, name) in commands {
-        let mut command = Command::new(binary());
-        // All of it is read before the help is printed: what is not known is an error.
-        command.args(words.split_whitespace()).arg("--help");
-        let output = run(command);
-        assert!(output.status.success(), "{name}: `tidegate {words}`: {output:?}");
-    }
-}

@@ -32,7 +32,7 @@ fn completions_are_printed_for_each_shell() {
     let shell = Command::new("bash").args(["-c", asks]).arg(&script).output().expect("bash");
     let offered = String::from_utf8_lossy(&shell.stdout).into_owned();
     let verbs: Vec<_> = offered.split_whitespace().filter(|word| !word.starts_with('-')).collect();
-    assert_eq!(verbs, ["migrate", "status", "backup", "check", "help"], "{shell:?}");
+    assert_eq!(verbs, ["migrate", "status", "backup", "restored", "check", "help"], "{shell:?}");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A copy of a SQLite file as it is at one moment, made while its owner goes on working.
 
 use super::open::Place;
+use super::timeline::MARK_COPY;
 use crate::error::StoreError;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use crate::model::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sqlx::{ConnectOptions, Connection};
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +14,9 @@ const CACHE: &str = "-16384";
 
 const COPY: &str = "-- copy
 VACUUM INTO $1";
+
+const HAS_PLACE: &str = "-- has_place_for_mark
+SELECT COUNT(*) > 0 FROM pragma_table_info('compatibility') WHERE name = 'copied_at'";
 
 /// Where a PostgreSQL database is, without how to get in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,15 +41,25 @@ pub fn postgres_place(url: &str) -> Result<Option<PostgresPlace>, StoreError> {
     }))
 }
 
-/// Copies a SQLite store into a file that is empty or not there. It is not on disk before it is synced.
-pub async fn copy_into(url: &str, to: &str) -> Result<(), StoreError> {
+/// Copies a SQLite store into a file that is empty or not there, and marks the copy as one: whoever opens it looks first
+/// for what its original has bought since. `false` when the store's schema is older than that mark. It is not on disk before
+/// it is synced.
+pub async fn copy_into(url: &str, to: &str, now: Timestamp) -> Result<bool, StoreError> {
     let Place::Sqlite(path) = Place::of(url)? else {
         return Err(StoreError::BadUrl { url: "postgres:…".to_owned() });
     };
     let mut connection = connect_reading(&path).await?;
     sqlx::query(COPY).bind(to).execute(&mut connection).await?;
     connection.close().await?;
-    Ok(())
+    // Nobody has it yet: what is left of it after a crash is thrown away.
+    let options = SqliteConnectOptions::new().filename(to).journal_mode(SqliteJournalMode::Memory);
+    let mut copy = options.create_if_missing(false).connect().await?;
+    let has_place = sqlx::query_scalar(HAS_PLACE).fetch_one(&mut copy).await?;
+    if has_place {
+        sqlx::query(MARK_COPY).bind(now.millis()).execute(&mut copy).await?;
+    }
+    copy.close().await?;
+    Ok(has_place)
 }
 
 /// Opens a SQLite file to read it only. The owner's lock is not asked for: readers are not in its way.

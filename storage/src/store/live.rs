@@ -2,6 +2,7 @@
 //! before it leaves: one that was marked and has no answer may have been paid for, and is never called the same.
 
 use super::submit::{Set, Step, push_sets, take_step};
+use super::timeline::refuse_in_doubt;
 use super::{Fence, Store, expect_one, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -66,6 +67,7 @@ impl Store {
             return Ok(());
         }
         in_tx!(self, |tx| {
+            refuse_in_doubt!(self, tx);
             let held = sqlx::query(HOLD_BATCH)
                 .bind(fence.batch.as_str())
                 .bind(fence.epoch.number())

@@ -35,6 +35,9 @@ SELECT state, COUNT(*) FROM batches WHERE pool = $1 AND job_id = $2 GROUP BY sta
 const NODES_NOT_GONE: &str = "-- nodes_not_gone
 SELECT id, host, pid, state, lease_until, level FROM nodes WHERE state <> 'gone' ORDER BY lease_until, id";
 
+const RUNS_HELD: &str = "-- runs_held
+SELECT holder, COUNT(*) FROM leases WHERE token IS NULL GROUP BY holder";
+
 const SCHEMA: &str = "-- schema
 SELECT MAX(version) FROM _sqlx_migrations WHERE success";
 
@@ -83,6 +86,11 @@ impl Store {
             select.build_query_scalar().fetch_all(pool).await?
         });
         Ok(unpriced.into_iter().collect())
+    }
+
+    /// How many runs each node carries out, or has left behind; pull workers have leases of their own.
+    pub async fn runs_held(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_as(RUNS_HELD).fetch_all(pool).await?))
     }
 
     /// Nodes that have not left and were not declared gone, the longest lapsed first.

@@ -57,6 +57,11 @@ impl Store {
         Ok(())
     }
 
+    /// The create that the provider has is a later one than this store knows of, which is a copy. Before `found`.
+    pub async fn created_as(&self, fence: &Fence, create_no: i64) -> Result<(), StoreError> {
+        self.amend(fence, BatchState::Unknown, &[Set::Int("create_no", create_no)]).await
+    }
+
     /// Writes down the first look that did not show the batch; a second one, later, may prove its absence.
     pub async fn first_absence(&self, fence: &Fence, now: Timestamp, next_at: Timestamp) -> Result<(), StoreError> {
         let sets = [Set::Int("first_absent_at", now.millis()), Set::Int("next_at", next_at.millis())];

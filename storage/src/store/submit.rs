@@ -1,7 +1,7 @@
 //! The submit protocol's writes. Each names the state and the epoch that it expects, appends its event in the
 //! same transaction, and answers `Moved` when the batch is no longer there: then somebody else acts for it.
 
-use super::timeline::refuse_unknown_timeline;
+use super::timeline::refuse_in_doubt;
 use super::{Store, expect_one, in_tx, log_batch};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
@@ -127,7 +127,7 @@ impl Store {
         reached(Failpoint::CreateBeforeCommit);
         let step = Step::new(BatchState::Planned, BatchEvent::Committed, now);
         in_tx!(self, |tx| {
-            refuse_unknown_timeline!(self, tx);
+            refuse_in_doubt!(self, tx);
             take_step!(tx, fence, &step)
         });
         reached(Failpoint::CreateCommitted);

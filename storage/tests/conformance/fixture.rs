@@ -100,6 +100,17 @@ impl Fixture {
         Fixture { store, raw, url, folder, mint }
     }
 
+    /// Closes the store, marks it as a copy, and opens it again.
+    pub async fn marked(self, copied_at: Timestamp) -> Fixture {
+        let node = self.node_id();
+        let Fixture { store, raw, url, folder, mint } = self;
+        store.close().await;
+        drop(store);
+        storage::store::mark_copy(&url, copied_at).await.expect("it is marked");
+        let store = open(&url, node).await.expect("the store opens again");
+        Fixture { store, raw, url, folder, mint }
+    }
+
     /// A fixture on another database, with what this one mints.
     pub async fn beside(&self, url: &str) -> Fixture {
         let store = open(url, self.node_id()).await.expect("the other store opens");
