@@ -39,6 +39,10 @@ INSERT INTO audit (at, node, env, key_id, action, target, data) VALUES ($1, $2, 
 const DEEDS: &str = "-- deeds
 SELECT seq, at, node, env, key_id, action, target, data FROM audit WHERE env = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2";
 
+/// In the order in which they were written, so that a go walks over as many as it may delete.
+const FORGET: &str = "-- forget_deeds
+DELETE FROM audit WHERE at < $1 AND seq <= (SELECT MAX(seq) FROM (SELECT seq FROM audit ORDER BY seq LIMIT $2) AS oldest)";
+
 impl Store {
     /// Writes a deed down. What cannot be written down is not done.
     pub async fn tell(&self, deed: &Deed<'_>, now: Timestamp) -> Result<(), StoreError> {
@@ -55,6 +59,13 @@ impl Store {
                 .await?;
         });
         Ok(())
+    }
+
+    /// Forgets deeds that were written down before this time, of the oldest `limit`; returns how many.
+    pub async fn forget_deeds(&self, before: Timestamp, limit: i64) -> Result<u64, StoreError> {
+        Ok(in_tx!(self, |tx| {
+            sqlx::query(FORGET).bind(before.millis()).bind(limit).execute(&mut *tx).await?.rows_affected()
+        }))
     }
 
     /// What callers of an env did, newest first, from before the place `before` if one is given.
