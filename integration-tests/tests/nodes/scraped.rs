@@ -32,22 +32,23 @@ const NOT_HERE: [&str; 2] = ["tidegate_llm_unpriced_requests_total", "tidegate_m
 const KILLED: &str = "SELECT COUNT(*) FILTER (WHERE action = 'actor.kill')
     - COUNT(*) FILTER (WHERE action = 'actor.kill.missed') FROM audit";
 
+/// Series of one name that have these labels.
+type Series = (&'static str, &'static [(&'static str, &'static str)]);
+
+const fn finished(state: &'static [(&'static str, &'static str)]) -> Series {
+    ("tidegate_runs_finished_total", state)
+}
+
+const CANCELLED: &str = "SELECT COUNT(*) FROM run_records WHERE state = 'cancelled'";
+
 /// Counters, and the history of each.
-const COUNTED: [(&str, &[(&str, &str)], &str); 6] = [
-    ("tidegate_runs_accepted_total", &[], "SELECT COUNT(*) FROM run_records"),
-    (
-        "tidegate_runs_finished_total",
-        &[("state", "succeeded")],
-        "SELECT COUNT(*) FROM run_records WHERE state = 'succeeded'",
-    ),
-    (
-        "tidegate_runs_finished_total",
-        &[("state", "cancelled")],
-        "SELECT COUNT(*) FROM run_records WHERE state = 'cancelled'",
-    ),
-    ("tidegate_runs_finished_total", &[("state", "failed")], "SELECT COUNT(*) FROM run_records WHERE state = 'failed'"),
-    ("tidegate_chaos_kills_total", &[], KILLED),
-    ("tidegate_actor_restarts_total", &[("injected", "true")], KILLED),
+const COUNTED: [(Series, &str); 6] = [
+    (("tidegate_runs_accepted_total", &[]), "SELECT COUNT(*) FROM run_records"),
+    (finished(&[("state", "succeeded")]), "SELECT COUNT(*) FROM run_records WHERE state = 'succeeded'"),
+    (finished(&[("state", "cancelled")]), CANCELLED),
+    (finished(&[("state", "failed")]), "SELECT COUNT(*) FROM run_records WHERE state = 'failed'"),
+    (("tidegate_chaos_kills_total", &[]), KILLED),
+    (("tidegate_actor_restarts_total", &[("injected", "true")]), KILLED),
 ];
 
 type Counts = [f64; COUNTED.len()];
@@ -90,7 +91,7 @@ impl Watch {
 
     /// All of it at one moment.
     fn history(&self) -> Counts {
-        let queries = COUNTED.map(|(_, _, query)| format!("({query})")).join(", ");
+        let queries = COUNTED.map(|(_, query)| format!("({query})")).join(", ");
         let rows = self.cluster.rows(&format!("SELECT {queries}"));
         std::array::from_fn(|at| rows[0][at].as_deref().and_then(|text| text.parse().ok()).expect("a number"))
     }
@@ -131,14 +132,14 @@ impl Watch {
         let scrapes = self.tells(&history);
         let told = self.told(&scrapes);
         println!("told {told:?}, of which by nodes that are gone {:?}; unseen at most {:?}", self.gone, self.unseen);
-        for (at, (name, labels, _)) in COUNTED.iter().enumerate() {
+        for (at, ((name, labels), _)) in COUNTED.iter().enumerate() {
             assert!(told[at] <= history[at], "{name} {labels:?}: {} of {}", told[at], history[at]);
         }
     }
 }
 
 fn counts(scrapes: &[Scrape]) -> Counts {
-    COUNTED.map(|(name, labels, _)| sum(scrapes, name, labels))
+    COUNTED.map(|((name, labels), _)| sum(scrapes, name, labels))
 }
 
 fn sum(scrapes: &[Scrape], name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -213,9 +214,8 @@ fn actors_are_killed(watch: &mut Watch, seed: u64, asked: usize) -> Tally {
     let succeeded = "SELECT COUNT(*) FROM run_records WHERE state = 'succeeded' AND task <> 'summarise'";
     assert_eq!(attempts("succeeded"), number(succeeded));
     // One that was to be cancelled and is lost is cancelled.
-    let (lost, cancelled) = ("SELECT COUNT(*) FROM attempts WHERE state = 'lost'", COUNTED[2].2);
-    let least = number(lost);
-    assert!((least..=least + number(cancelled)).contains(&attempts("lost")), "{least}, {}", attempts("lost"));
+    let least = number("SELECT COUNT(*) FROM attempts WHERE state = 'lost'");
+    assert!((least..=least + number(CANCELLED)).contains(&attempts("lost")), "{least}, {}", attempts("lost"));
     for (name, query) in [
         ("tidegate_llm_spend_nanodollars_total", "SELECT SUM(spent_nanos) FROM batches"),
         ("tidegate_llm_batch_turnaround_seconds_count", "SELECT COUNT(*) FROM batches"),
@@ -284,12 +284,13 @@ fn comes_to_a_stand(watch: &Watch, supplier: &Supplier) {
     });
 }
 
-/// Gauges with what the store says of each.
-fn gauges() -> Vec<(&'static str, Vec<(&'static str, String)>, String)> {
+/// A gauge, the label of which it is asked, and what the store says of that.
+type Gauge = (&'static str, Option<(&'static str, String)>, String);
+
+fn gauges() -> Vec<Gauge> {
     let mut gauges = Vec::new();
     let mut add = |name, label: Option<(&'static str, &str)>, query: &str| {
-        let labels = label.map(|(name, word)| (name, word.to_owned())).into_iter().collect();
-        gauges.push((name, labels, query.to_owned()));
+        gauges.push((name, label.map(|(name, word)| (name, word.to_owned())), query.to_owned()));
     };
     let of_queue = "SELECT COUNT(*) FROM ready WHERE due_at = 0 AND split_part(lane, chr(31), 1) =";
     for number in 0..QUEUES {
@@ -317,6 +318,30 @@ fn gauges() -> Vec<(&'static str, Vec<(&'static str, String)>, String)> {
     let spend = format!("SELECT COALESCE(SUM(reserved_nanos + spent_nanos), 0) FROM batches WHERE {today}");
     add("tidegate_llm_spend_day_nanodollars", None, &spend);
     gauges
+}
+
+/// They are told from time to time, of what does not move any more.
+fn gauges_are_true(watch: &mut Watch) {
+    let mut scrapes = Vec::new();
+    for (name, label, query) in gauges() {
+        let labels: Vec<(&str, &str)> = label.iter().map(|(name, word)| (*name, word.as_str())).collect();
+        let mut both = (0.0, 0.0);
+        eventually(&format!("{name} {labels:?} is what the store says"), || {
+            both = (max(&scrapes, name, &labels), watch.cluster.number(&query) as f64);
+            let same = both.0 == both.1 && !scrapes.is_empty();
+            if !same {
+                scrapes = watch.scrapes();
+            }
+            same
+        });
+    }
+    let roles = watch.cluster.rows("SELECT name FROM roles");
+    for role in roles.iter().filter_map(|row| row[0].as_deref()) {
+        assert_eq!(sum(&scrapes, "tidegate_leader", &[("role", role)]), 1.0, "{role}");
+    }
+    let expires = max(&scrapes, "tidegate_llm_batch_next_expiry_timestamp_seconds", &[]);
+    let first = watch.cluster.number("SELECT MIN(submitted_at) FROM batches WHERE state = 'submitted'");
+    assert_eq!((expires * 1_000.0).round() as i64, first + 24 * 3_600 * 1_000);
 }
 
 /// What a gauge says of an age lies between what the store said before and says after; ages in the store are in
@@ -354,28 +379,8 @@ fn what_three_nodes_tell_is_true_after_kills_of_their_actors_and_of_themselves()
     let ends = tally.verify(&watch.cluster.nodes[0].server);
     assert_eq!(ends.get("failed"), None, "attempts were used up: {ends:?}");
     comes_to_a_stand(&watch, &supplier);
-    let mut client = Client::new(&watch.cluster.doors()[0]);
-    let events = client.follow("/events", None).expect("a stream");
-    let mut scrapes = Vec::new();
-    for (name, labels, query) in gauges() {
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, word)| (*name, word.as_str())).collect();
-        let mut both = (0.0, 0.0);
-        eventually(&format!("{name} {labels:?} is what the store says"), || {
-            both = (max(&scrapes, name, &labels), watch.cluster.number(&query) as f64);
-            let same = both.0 == both.1 && !scrapes.is_empty();
-            if !same {
-                scrapes = watch.scrapes();
-            }
-            same
-        });
-    }
-    let roles = watch.cluster.rows("SELECT name FROM roles");
-    for role in roles.iter().filter_map(|row| row[0].as_deref()) {
-        assert_eq!(sum(&scrapes, "tidegate_leader", &[("role", role)]), 1.0, "{role}");
-    }
-    let expires = max(&scrapes, "tidegate_llm_batch_next_expiry_timestamp_seconds", &[]);
-    let first = watch.cluster.number("SELECT MIN(submitted_at) FROM batches WHERE state = 'submitted'");
-    assert_eq!((expires * 1_000.0).round() as i64, first + 24 * 3_600 * 1_000);
+    let events = Client::new(&watch.cluster.doors()[0]).follow("/events", None).expect("a stream");
+    gauges_are_true(&mut watch);
     ages_are_true(&mut watch);
     for scrape in watch.scrapes() {
         scrape.pleases_promtool();
