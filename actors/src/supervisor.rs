@@ -174,6 +174,7 @@ impl Supervisor {
             }) as futures_util::future::BoxFuture<'static, ()>
         });
         slot.running = Some(slot.child.launch(generation, on_exit));
+        slot.tell_mailbox();
         if slot.child.name == BatchPoller::NAME {
             self.hand_back(context);
         }
@@ -229,7 +230,7 @@ impl Supervisor {
     fn check(&mut self, context: &mut Context<Self>) {
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
-            metrics::gauge!(MAILBOX_DEPTH, "actor" => slot.child.name).set(slot.mailbox_depth() as f64);
+            slot.tell_mailbox();
             let hung = slot.pinged_at.is_some_and(|at| now().duration_since(at) >= self.settings.hang_after);
             if hung && slot.running.is_some() {
                 self.child_down(ChildDown { index, generation: slot.generation, exit: Exit::Hung }, context);
@@ -312,6 +313,10 @@ impl Slot {
     /// Of the generation that runs; what waited for an earlier one went with it.
     fn mailbox_depth(&self) -> usize {
         self.running.as_ref().map_or(0, Running::mailbox_depth)
+    }
+
+    fn tell_mailbox(&self) {
+        metrics::gauge!(MAILBOX_DEPTH, "actor" => self.child.name).set(self.mailbox_depth() as f64);
     }
 
     /// It has answered, and nobody has told it to die since.

@@ -39,9 +39,11 @@ INSERT INTO audit (at, node, env, key_id, action, target, data) VALUES ($1, $2, 
 const DEEDS: &str = "-- deeds
 SELECT seq, at, node, env, key_id, action, target, data FROM audit WHERE env = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2";
 
-/// In the order in which they were written, so that a go walks over as many as it may delete.
+/// In the order in which they were written, so that a go walks over no more than it may delete.
+const OLDEST: &str = "-- oldest_deeds
+SELECT seq, at FROM audit ORDER BY seq LIMIT $1";
 const FORGET: &str = "-- forget_deeds
-DELETE FROM audit WHERE at < $1 AND seq <= (SELECT MAX(seq) FROM (SELECT seq FROM audit ORDER BY seq LIMIT $2) AS oldest)";
+DELETE FROM audit WHERE seq <= $1 AND at < $2";
 
 impl Store {
     /// Writes a deed down. What cannot be written down is not done.
@@ -63,8 +65,11 @@ impl Store {
 
     /// Forgets deeds that were written down before this time, of the oldest `limit`; returns how many.
     pub async fn forget_deeds(&self, before: Timestamp, limit: i64) -> Result<u64, StoreError> {
+        let oldest: Vec<(i64, i64)> = on_pool!(self, |pool| sqlx::query_as(OLDEST).bind(limit).fetch_all(pool).await?);
+        let last = oldest.into_iter().rfind(|(_, at)| *at < before.millis());
+        let Some((last, _)) = last else { return Ok(0) };
         Ok(in_tx!(self, |tx| {
-            sqlx::query(FORGET).bind(before.millis()).bind(limit).execute(&mut *tx).await?.rows_affected()
+            sqlx::query(FORGET).bind(last).bind(before.millis()).execute(&mut *tx).await?.rows_affected()
         }))
     }
 
