@@ -45,6 +45,8 @@ pub struct Settings {
     pub env_usd_per_day: HashMap<String, Money>,
     /// How long ended runs are kept; `None` for ever.
     pub keep_runs: Option<Duration>,
+    /// How long the audit is kept; `None` for ever.
+    pub keep_audit: Option<Duration>,
     /// Whether duplicates at providers are cancelled.
     pub repair_enabled: bool,
     /// Whether sessions go on by themselves with a new driver.
@@ -82,6 +84,13 @@ impl Default for Supervision {
     }
 }
 
+impl Settings {
+    /// Whether anything is deleted because of its age.
+    pub fn forgets(&self) -> bool {
+        self.keep_runs.is_some() || self.keep_audit.is_some()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -98,6 +107,7 @@ impl Default for Settings {
             max_usd_per_day: None,
             env_usd_per_day: HashMap::new(),
             keep_runs: None,
+            keep_audit: None,
             repair_enabled: true,
             resume_enabled: true,
             lease: Duration::from_secs(15),

@@ -5,8 +5,8 @@
 
 pub mod plan;
 
-use crate::metrics::{BUFFER_DRAINED, QUEUE_WAIT, told_as};
-use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind};
+use crate::metrics::BUFFER_DRAINED;
+use crate::runs::{Breaker, Held, Pace, RunParts, RunSettings, TaskKind, tell_wait};
 use crate::supervisor::supervised_child;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use plan::{Rotation, Turn, Waiting, Weights};
@@ -358,8 +358,7 @@ async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreErr
     let mut mine = Vec::with_capacity(held.len());
     for held in held {
         let task = held.leased.task.clone();
-        let queue = told_as(QUEUE_WAIT, held.leased.lane.queue());
-        metrics::histogram!(QUEUE_WAIT, "queue" => queue).record(now.since(held.leased.since).as_secs_f64());
+        tell_wait(&held.leased, now);
         if parts.tasks.get(&task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_))) {
             mine.push(held);
         } else {

@@ -10,7 +10,7 @@ pub mod cluster;
 
 pub use catalogue::*;
 pub use entry::{Label, Metric, Type, Unit, Words};
-pub use names::{NAMES_MAX, OTHER, told_as};
+pub use names::{NAMES_MAX, OTHER, reserve, told_as};
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 

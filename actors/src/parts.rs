@@ -2,7 +2,6 @@
 
 use crate::config::Settings;
 use crate::current::Current;
-use crate::metrics::RUNS_FINISHED;
 use crate::price::PriceTable;
 use crate::provider::Provider;
 use crate::runs::{RunParts, Settled};
@@ -57,13 +56,11 @@ impl Parts {
         self.providers.get(account).cloned()
     }
 
-    /// Tells whoever follows them of runs that have ended in a batch.
+    /// Counts runs that have ended in a batch, and tells whoever follows them.
     pub fn announce(&self, ended: Vec<(RunId, String, RunState)>) {
+        let Some(runs) = &self.runs else { return };
         for (run, env, state) in ended {
-            metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(1);
-            if let Some(runs) = &self.runs {
-                runs.settler.announce(Settled { run, env, state });
-            }
+            runs.settler.announce(Settled { run, env, state });
         }
     }
 

@@ -16,6 +16,7 @@ mod settings;
 mod pace;
 mod under_way;
 mod replay;
+mod waits;
 
 pub use breaker::Breaker;
 pub use fate::fate;
@@ -31,6 +32,7 @@ pub use replay::replay;
 pub use settings::{BufferSettings, EnvSettings, QueueSettings, RunSettings};
 pub use settler::{Settled, Settler};
 pub use tasks::{PayloadCheck, Task, TaskKind, Tasks};
+pub use waits::tell_wait;
 
 use crate::current::Current;
 use crate::executor::Stop;

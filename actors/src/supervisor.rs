@@ -5,16 +5,18 @@
 //! about a round. Past its restart budget it stops loudly, and the process exits with code 70.
 
 mod child;
+mod mailbox;
 mod registry;
 mod restarts;
 
 pub(crate) use child::supervised_child;
 pub use child::{Child, ChildRef, Exit, Factory, Misbehave, Ping};
+pub use mailbox::{ChildAddr, Letter, Reply};
 pub use registry::{ForgetJob, OpenBatch, OpenRefused, RegisterJob, Registry};
 
 use crate::batch_poller::{BatchPoller, ResumeBatch};
 use crate::config::Supervision;
-use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS, CHAOS_KILLS, SUPERVISOR_TRIPPED};
+use crate::metrics::{ACTOR_RESTART_SECONDS, ACTOR_RESTARTS, CHAOS_KILLS, MAILBOX_DEPTH, SUPERVISOR_TRIPPED};
 use crate::parts::Parts;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture};
 use child::Running;
@@ -77,6 +79,8 @@ pub struct ChildStatus {
     pub injected: u64,
     /// Deaths that count towards the restart budget now.
     pub recent_deaths: usize,
+    /// Messages to it that it has not begun to handle.
+    pub mailbox_depth: usize,
     /// How long it has left a ping unanswered by now.
     pub silent_for: Option<Duration>,
     pub last_exit: Option<Exit>,
@@ -170,6 +174,7 @@ impl Supervisor {
             }) as futures_util::future::BoxFuture<'static, ()>
         });
         slot.running = Some(slot.child.launch(generation, on_exit));
+        slot.tell_mailbox();
         if slot.child.name == BatchPoller::NAME {
             self.hand_back(context);
         }
@@ -221,10 +226,11 @@ impl Supervisor {
         }
     }
 
-    /// Pings all, and takes those for hung that left the last ping unanswered.
+    /// Pings all, and takes those for hung that left the last ping unanswered. Tells how much waits for each.
     fn check(&mut self, context: &mut Context<Self>) {
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
+            slot.tell_mailbox();
             let hung = slot.pinged_at.is_some_and(|at| now().duration_since(at) >= self.settings.hang_after);
             if hung && slot.running.is_some() {
                 self.child_down(ChildDown { index, generation: slot.generation, exit: Exit::Hung }, context);
@@ -304,6 +310,15 @@ impl Slot {
         }
     }
 
+    /// Of the generation that runs; what waited for an earlier one went with it.
+    fn mailbox_depth(&self) -> usize {
+        self.running.as_ref().map_or(0, Running::mailbox_depth)
+    }
+
+    fn tell_mailbox(&self) {
+        metrics::gauge!(MAILBOX_DEPTH, "actor" => self.child.name).set(self.mailbox_depth() as f64);
+    }
+
     /// It has answered, and nobody has told it to die since.
     fn is_up(&self) -> bool {
         self.running.is_some() && self.died_at.is_none() && self.kill_sent.is_none()
@@ -367,6 +382,7 @@ impl Handler<Tree> for Supervisor {
             restarts: slot.restarts,
             injected: slot.injected,
             recent_deaths: slot.history.recent(since_start, &settings),
+            mailbox_depth: slot.mailbox_depth(),
             silent_for: slot.pinged_at.map(|at| now().duration_since(at)),
             last_exit: slot.last_exit.clone(),
             last_panic: slot.last_panic.clone(),

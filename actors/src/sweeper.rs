@@ -52,7 +52,7 @@ pub enum Kind {
     FaultyRuns,
     /// Output of runs that are no more.
     Output,
-    /// Ended runs, closed sessions and ended jobs that are older than anybody wants to keep.
+    /// Ended runs, closed sessions, ended jobs and deeds that are older than anybody wants to keep.
     Retention,
 }
 
@@ -123,7 +123,7 @@ impl Kind {
 const KEYS: i64 = 2_000;
 /// Runs that the retention walks over in one pass.
 const WALKED: i64 = 2_000;
-/// Rows that it deletes of sessions, and of jobs, in one pass.
+/// Rows that it deletes of sessions, of jobs and of the audit, in one pass.
 const CLEARED: i64 = 1_000;
 
 /// What one pass found.
@@ -135,7 +135,7 @@ pub struct SweepReport {
     pub runs_taken_back: u64,
     pub runs_expired: u64,
     pub sessions_closed: u64,
-    /// With sessions and jobs.
+    /// With sessions, jobs and deeds.
     pub runs_deleted: u64,
     pub runs_mended: u64,
     pub outputs_dropped: u64,
@@ -265,7 +265,7 @@ fn may(kind: Kind, parts: &Parts, runs: Option<&RunParts>) -> bool {
         Kind::Batches => true,
         Kind::DuplicateBatches => parts.settings.now().repair_enabled,
         _ if kind.mends() => runs.is_some() && parts.settings.now().repair_enabled,
-        Kind::Retention => runs.is_some() && parts.settings.now().keep_runs.is_some(),
+        Kind::Retention => runs.is_some() && parts.settings.now().forgets(),
         _ => runs.is_some(),
     }
 }
@@ -292,10 +292,7 @@ pub async fn sweep_kind(
         }
         (Kind::FaultyRuns | Kind::Output, Some(runs)) => repair::walk_on(kind, runs).await?,
         (Kind::Keys, _) => store.drop_expired_keys(store.now(), KEYS).await?,
-        (Kind::Retention, _) => match parts.settings.now().keep_runs {
-            Some(span) => retain(parts, span).await?,
-            None => 0,
-        },
+        (Kind::Retention, _) => retain(parts).await?,
     };
     let took = runs::now().duration_since(began);
     metrics::histogram!(SWEEP_SECONDS, "kind" => kind.word()).record(took.as_secs_f64());
@@ -306,12 +303,18 @@ pub async fn sweep_kind(
 }
 
 /// Runs first: sessions and jobs go when no run is left of them.
-async fn retain(parts: &Parts, span: Duration) -> Result<u64, storage::StoreError> {
-    let (store, now) = (&parts.store, parts.store.now());
-    let runs = store.retain_runs(now - span, WALKED, now).await?;
-    let sessions = store.retain_sessions(now - span, CLEARED).await?;
-    let jobs = store.retain_jobs(now - span, CLEARED, now).await?;
-    Ok(runs.deleted + sessions.deleted + jobs.deleted)
+async fn retain(parts: &Parts) -> Result<u64, storage::StoreError> {
+    let (store, settings, now) = (&parts.store, parts.settings.now(), parts.store.now());
+    let mut deleted = 0;
+    if let Some(span) = settings.keep_runs {
+        deleted += store.retain_runs(now - span, WALKED, now).await?.deleted;
+        deleted += store.retain_sessions(now - span, CLEARED).await?.deleted;
+        deleted += store.retain_jobs(now - span, CLEARED, now).await?.deleted;
+    }
+    if let Some(span) = settings.keep_audit {
+        deleted += store.forget_deeds(now - span, CLEARED).await?;
+    }
+    Ok(deleted)
 }
 
 /// Whether this node does a kind for all. A command that works on its own job does it for itself.

@@ -80,6 +80,7 @@ async fn carry(parts: &RunParts, mut held: Held) {
     let Some((task, executor)) = parts.tasks.get(&held.leased.task).and_then(executor_of) else {
         return drop(held);
     };
+    let _at_work = parts.queue.work();
     let began = now();
     held.start(parts.store.now());
     // Until its end is on its way to the store: a node that stops waits for what it has in hand.

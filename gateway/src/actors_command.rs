@@ -8,7 +8,8 @@ use crate::runs::cell;
 use serde_json::{Value, json};
 use storage::model::{Clock, SystemClock};
 
-const FIELDS: [&str; 7] = ["name", "up", "restarts", "injected", "recent_deaths", "restart_p99_seconds", "last_exit"];
+const FIELDS: [&str; 8] =
+    ["name", "up", "restarts", "injected", "recent_deaths", "restart_p99_seconds", "mailbox_depth", "last_exit"];
 const COLUMNS: &[Column] = &[
     Column::new("ACTOR", Room::Whole),
     Column::new("UP", Room::Whole),
@@ -16,6 +17,7 @@ const COLUMNS: &[Column] = &[
     Column::new("WANTED", Room::Whole),
     Column::new("LATELY", Room::Spare),
     Column::new("P99 S", Room::Spare),
+    Column::new("MAILBOX", Room::Spare),
     Column::new("LAST EXIT", Room::Whole),
 ];
 const KILLED: [&str; 4] = ["name", "mode", "generation", "node"];

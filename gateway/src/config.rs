@@ -153,6 +153,7 @@ impl Config {
             ("supervisor.hang_seconds", self.supervisor.hang_seconds, 0.1, 600.0),
             ("supervisor.sweep_seconds", self.supervisor.sweep_seconds, 0.1, 3_600.0),
             ("sweeps.keep_runs_days", self.sweeps.keep_runs_days, 0.0, 36_500.0),
+            ("sweeps.keep_audit_days", self.sweeps.keep_audit_days, 0.0, 36_500.0),
             ("sim.latency_seconds", self.sim.latency_seconds, 0.0, 86_400.0),
         ];
         let mut wrong: Vec<String> = rules

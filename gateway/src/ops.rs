@@ -43,7 +43,7 @@ impl Node {
 
     fn tell(&self) {
         metrics::gauge!(WORKER_SLOTS).set(self.slots as f64);
-        metrics::gauge!(WORKER_SLOTS_BUSY).set(self.slots.saturating_sub(self.queue.idle()) as f64);
+        metrics::gauge!(WORKER_SLOTS_BUSY).set(self.queue.at_work() as f64);
         let (used, idle) = self.store.pool_connections();
         metrics::gauge!(DB_POOL_CONNECTIONS, "state" => "used").set(f64::from(used));
         metrics::gauge!(DB_POOL_CONNECTIONS, "state" => "idle").set(f64::from(idle));
@@ -64,6 +64,10 @@ impl Readiness {
             queue: runs.queue.clone(),
             slots: runs.settings.now().slots,
         };
+        let settings = runs.settings.now();
+        let queues = runs.tasks.iter().map(|(_, task)| task.queue.as_str());
+        actors::metrics::reserve("queue", settings.queues.keys().map(String::as_str).chain(queues));
+        actors::metrics::reserve("task", runs.tasks.iter().map(|(name, _)| name));
         let roles: Vec<&str> = roles.iter().map(|role| role.word()).collect();
         let labels = [("node", runs.store.node().as_str().to_owned()), ("roles", roles.join(","))];
         metrics::gauge!(NODE_INFO, &labels).set(1.0);

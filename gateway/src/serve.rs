@@ -147,6 +147,7 @@ fn parts(store: &Store, config: &Config, runs: &RunParts, runtime: &Arc<Runtime>
             followings: configured.followings,
             sweep_every: Duration::from_secs_f64(config.supervisor.sweep_seconds),
             keep_runs: config.sweeps.keep_runs(),
+            keep_audit: config.sweeps.keep_audit(),
             max_usd_per_day,
             env_usd_per_day,
             repair_enabled: config.sweeps.repair_enabled,

@@ -13,6 +13,7 @@ CHECKS = [
     ("yaml is well formed", host.yaml),
     ("every overlay and component is rendered", render.everything),
     ("objects have the form of their kind", manifests.forms),
+    ("rules and boards are those of ops/", manifests.copies),
     ("what refers to something finds it", manifests.references),
     ("pods are restricted", pods.restricted),
     ("servers are probed, and stop in time", pods.servers),

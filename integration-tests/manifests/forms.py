@@ -30,6 +30,16 @@ POD_MONITOR = closed(
     },
 )
 
+EITHER = [{"required": ["record"]}, {"required": ["alert", "labels", "annotations"]}]
+TEXTS = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}}
+RULE = closed(
+    ["expr"], expr={"type": "string"}, record={"type": "string"}, alert={"type": "string"}, labels=TEXTS,
+    annotations=TEXTS, **{"for": TIME}
+) | {"oneOf": EITHER}
+GROUP = closed(["name", "rules"], name={"type": "string"}, rules={"type": "array", "minItems": 1, "items": RULE})
+PROMETHEUS_RULE = closed(["groups"], groups={"type": "array", "minItems": 1, "items": GROUP})
+
 FORMS = {
     ("monitoring.coreos.com/v1", "PodMonitor"): kind(POD_MONITOR),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): kind(PROMETHEUS_RULE),
 }

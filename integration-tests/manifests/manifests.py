@@ -4,6 +4,7 @@ import json
 
 import jsonschema
 import kubernetes_validate
+import yaml
 
 from forms import FORMS
 from render import RENDERED, title, workloads
@@ -47,6 +48,21 @@ def form(thing):
             yield f"neither Kubernetes {version} nor forms.py knows {thing['apiVersion']} {thing['kind']}"
         except kubernetes_validate.ValidationError as error:
             yield f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}"
+
+
+def copies():
+    """Rules and boards are those of ops/, wherever they are."""
+    rules = yaml.safe_load((ROOT / "ops/prometheus/rules.yaml").read_text())
+    boards = {path.name: json.loads(path.read_text()) for path in (ROOT / "ops/grafana").glob("*.json")}
+    for rendered in RENDERED:
+        named = {(thing["kind"], thing["metadata"]["name"]): thing for thing in rendered.objects}
+        watched = "monitoring" in rendered.components
+        found = named.get(("PrometheusRule", "tidegate"), {}).get("spec")
+        if found != (rules if watched else None):
+            yield f"{rendered.name}: its rules are not those of ops/prometheus"
+        found = named.get(("ConfigMap", "tidegate-boards"), {}).get("data", {})
+        if {name: json.loads(text) for name, text in found.items()} != (boards if watched else {}):
+            yield f"{rendered.name}: its boards are not those of ops/grafana"
 
 
 def references():

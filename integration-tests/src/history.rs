@@ -66,6 +66,11 @@ impl History {
         self.0.iter().filter(|entry| entry.kind == kind).count()
     }
 
+    /// Requests for a path.
+    pub fn asked(&self, path: &str) -> usize {
+        self.0.iter().filter(|entry| entry.kind == Kind::Invoke && entry.path == path).count()
+    }
+
     /// Requests that were answered by `200`s, of a hundred.
     pub fn ok_percent(&self) -> usize {
         100 * self.count(Kind::Ok) / self.count(Kind::Invoke).max(1)

@@ -18,6 +18,7 @@ pub mod history;
 pub mod spans;
 pub mod supplier;
 pub mod prometheus;
+pub mod scrape;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
@@ -33,6 +34,7 @@ pub use load::{Load, Mix, Tally};
 pub use own_postgres::OwnPostgres;
 pub use prometheus::Prometheus;
 pub use provider::{Account, OwnSim};
+pub use scrape::{Sample, Scrape};
 pub use server::Server;
 pub use spans::{Span, most_at_once};
 pub use supplier::Supplier;

@@ -23,6 +23,8 @@ pub struct Mix {
     /// Each caller has an env of its own among these.
     pub envs: Vec<String>,
     pub tasks: Vec<String>,
+    /// How many queues the runs are spread over; 0 for the one that each task has.
+    pub queues: usize,
     /// Largest request of many runs; 1 for none.
     pub batch_max: usize,
     /// One of so many runs is cancelled right after it was taken; 0 for none.
@@ -43,6 +45,7 @@ impl Mix {
             callers: 6,
             envs: ["one/dev", "one/prod", "two/dev"].map(str::to_owned).to_vec(),
             tasks: vec![task.to_owned()],
+            queues: 0,
             batch_max: 30,
             cancel_one_in: 20,
             read_one_in: 0,
@@ -87,7 +90,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn join(&mut self, other: Tally) {
+    /// What others were told besides.
+    pub fn join(&mut self, other: Tally) {
         self.history.join(other.history);
         self.ended.extend(other.ended);
         for (id, env) in other.acked {
@@ -238,7 +242,12 @@ impl Caller {
     fn wish(&mut self) -> Value {
         let task = self.mix.tasks[self.rng.random_range(0..self.mix.tasks.len())].clone();
         let number = self.rng.random_range(0..1_000_000);
-        json!({"task": task, "payload": {"caller": self.number, "number": number}, "max_attempts": self.mix.max_attempts})
+        let payload = json!({"caller": self.number, "number": number});
+        let mut wish = json!({"task": task, "payload": payload, "max_attempts": self.mix.max_attempts});
+        if self.mix.queues > 0 {
+            wish["queue"] = Value::from(format!("q{}", self.rng.random_range(0..self.mix.queues)));
+        }
+        wish
     }
 
     /// The one server, or any that there is; waits until there is one, or nobody wants more.

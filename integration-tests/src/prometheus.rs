@@ -1,5 +1,6 @@
 //! A real Prometheus that scrapes servers and evaluates the rules of `ops/`, in a hurry: their spans are shortened.
 
+use crate::eventually::eventually;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -31,9 +32,10 @@ fn in_a_hurry(rules: &str, limits: &[(&str, &str)]) -> String {
 }
 
 impl Prometheus {
-    /// Scrapes these ops ports five times a second. `limits` are replaced in the rules.
+    /// Scrapes these ops ports five times a second; returns once it has scraped all of them. `limits` are replaced in the
+    /// rules.
     pub fn start(targets: &[SocketAddr], rules: &str, limits: &[(&str, &str)]) -> Prometheus {
-        let dir = tempfile::tempdir().expect("a folder");
+        let (dir, count) = (tempfile::tempdir().expect("a folder"), targets.len());
         let targets: Vec<String> = targets.iter().map(|addr| format!("\"{addr}\"")).collect();
         let config = format!(
             "global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\nrule_files: [rules.yaml]\nscrape_configs:\n\
@@ -48,7 +50,17 @@ impl Prometheus {
         command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"]);
         command.arg(format!("--web.listen-address={free}")).current_dir(dir.path()).stdin(Stdio::null());
         let process = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("prometheus is installed");
-        Prometheus { process, addr: free, _dir: dir }
+        let prometheus = Prometheus { process, addr: free, _dir: dir };
+        // It begins some seconds after it has evaluated its rules for the first time.
+        eventually("all servers are scraped", || prometheus.up() == count);
+        prometheus
+    }
+
+    /// Servers that it finds up.
+    fn up(&self) -> usize {
+        let answer = self.get("/api/v1/query?query=sum(up)").unwrap_or_default();
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        answer["data"]["result"][0]["value"][1].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// The body of an answer; HTTP/1.0, so that it comes in one piece and ends with the connection.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the three Grafana boards of this folder from the tables below; `--check` only says whether they are up to date.
+"""Writes the three Grafana boards of this folder from the tables below, and all of them as a ConfigMap into
+k8s/components/monitoring; `--check` only says whether they are up to date.
 
 Every query names metrics of `tidegate metrics catalogue` only; a test holds that. Gauges of the whole cluster are told by
 one node: `max`, never `sum`."""
@@ -9,6 +10,7 @@ import pathlib
 import sys
 
 HERE = pathlib.Path(__file__).parent
+CONFIG_MAP = HERE.parent.parent / "k8s/components/monitoring/boards.yaml"
 WIDTH, HEIGHT, IN_A_ROW = 8, 7, 3
 
 OVERVIEW = [
@@ -30,6 +32,7 @@ OVERVIEW = [
         ("Slots", "short", {
             "there": "sum(tidegate_worker_slots)",
             "busy": "sum(tidegate_worker_slots_busy)",
+            "with pull workers": "max(tidegate_pull_leases)",
         }),
         ("Nodes", "short", {"{{state}}": "max by (state) (tidegate_cluster_nodes)"}),
     ]),
@@ -58,6 +61,7 @@ INTERNALS = [
         ("Deaths that nobody wanted", "short", {
             "{{actor}}": "sum by (actor) (increase(tidegate_actor_restarts_total{injected=\"false\"}[5m]))",
         }),
+        ("Messages that wait", "short", {"{{actor}}": "max by (actor) (tidegate_actor_mailbox_depth)"}),
         ("Kills on purpose", "short", {"{{mode}}": "sum by (mode) (increase(tidegate_chaos_kills_total[5m]))"}),
         ("From death to life, p99", "s", {
             "{{actor}}": "histogram_quantile(0.99, sum by (actor, le) (rate(tidegate_actor_restart_seconds_bucket[5m])))",
@@ -161,10 +165,30 @@ def board(name, title, rows):
     }
 
 
+# By the label Grafana's sidecar finds it.
+CONFIG_MAP_HEAD = """\
+# Written by ops/grafana/make.py, as the boards of ops/grafana are.
+# yamllint disable rule:line-length
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: tidegate-boards
+  labels:
+    grafana_dashboard: "1"
+data:
+"""
+
+
+def config_map(boards):
+    pages = (f"  {name}.json: |-\n    {json.dumps(page, separators=(',', ':'))}\n" for name, page in boards.items())
+    return CONFIG_MAP_HEAD + "".join(pages)
+
+
 def main():
+    boards = {name: board(name, title, rows) for name, (title, rows) in BOARDS.items()}
+    files = {HERE / f"{name}.json": json.dumps(page, indent=1) + "\n" for name, page in boards.items()}
     stale = []
-    for name, (title, rows) in BOARDS.items():
-        path, text = HERE / f"{name}.json", json.dumps(board(name, title, rows), indent=1) + "\n"
+    for path, text in (files | {CONFIG_MAP: config_map(boards)}).items():
         if sys.argv[1:] == ["--check"]:
             if not path.exists() or path.read_text() != text:
                 stale.append(path.name)

@@ -10,7 +10,7 @@ use crate::provider::result_line::{Outcome, ResultLine, ResultLineError};
 use crate::provider::{End, Polled};
 use std::time::Duration;
 use storage::failpoint::{Failpoint, reached};
-use storage::model::{BatchState, Money, RequestState};
+use storage::model::{BatchState, Money, RequestState, RunState};
 use storage::store::{BatchRow, Fence, Settled, Verdict};
 use tracing::{info, warn};
 
@@ -316,10 +316,13 @@ fn patience(strikes: i64) -> Duration {
     Duration::from_millis(500) * (1 << strikes.clamp(0, 6))
 }
 
+/// Those that came in by a file; the others are counted where their end is told.
 pub(super) fn count_settled(settled: &Settled) {
-    let count = |state, runs: i64| {
-        metrics::counter!(RUNS_FINISHED, "state" => state).increment(u64::try_from(runs).unwrap_or(0));
+    let count = |state: RunState, runs: i64, told: usize| {
+        let own = usize::try_from(runs).unwrap_or(0).saturating_sub(told);
+        metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(own as u64);
     };
-    count("succeeded", settled.succeeded);
-    count("failed", settled.failed);
+    let succeeded = settled.ended.iter().filter(|(_, _, state)| *state == RunState::Succeeded).count();
+    count(RunState::Succeeded, settled.succeeded, succeeded);
+    count(RunState::Failed, settled.failed, settled.ended.len() - succeeded);
 }

@@ -85,6 +85,8 @@ catalogue! {
         "Children told to die on purpose, by target and mode.";
     ACTOR_RESTART_SECONDS "tidegate_actor_restart_seconds" Histogram Seconds [ACTOR] [WORK_BUCKETS]
         "From a child's death to its successor's first answer.";
+    MAILBOX_DEPTH "tidegate_actor_mailbox_depth" Gauge Count [ACTOR]
+        "Messages to a child that it has not begun to handle, when the supervisor last looked, by actor.";
     HTTP_REQUESTS "tidegate_http_requests_total" Counter Count [ROUTE METHOD CODE_CLASS]
         "Requests by route, method and class of the answer's status.";
     HTTP_REQUEST_SECONDS "tidegate_http_request_duration_seconds" Histogram Seconds [ROUTE] [REQUEST_BUCKETS]
@@ -103,6 +105,8 @@ catalogue! {
         "Runs that this node can carry out at once.";
     WORKER_SLOTS_BUSY "tidegate_worker_slots_busy" Gauge Count []
         "Runs that it carries out now.";
+    PULL_LEASES "tidegate_pull_leases" Gauge Count []
+        "Runs that pull workers have in hand.";
     BATCH_NEXT_EXPIRY "tidegate_llm_batch_next_expiry_timestamp_seconds" Gauge Seconds [PROVIDER]
         "When the first of the submitted batches expires, a day after its submission; 0 if there is none.";
     BATCH_TURNAROUND "tidegate_llm_batch_turnaround_seconds" Histogram Seconds [PROVIDER] [BATCH_BUCKETS]

@@ -1,6 +1,7 @@
 //! The short way: a run for which a worker is free is leased in the very commit that takes it in. That saves a
 //! claim, and the wait for it, whenever nothing is waiting.
 
+use super::waits::tell_no_waits;
 use super::{Gates, Held, LaneIndex, LocalQueue, RunSettings, Settler, TaskKind, Tasks};
 use crate::current::Current;
 use std::sync::Arc;
@@ -69,8 +70,10 @@ impl Express {
             .filter(|record| record.leased)
             .map(|record| Held::new(record.lease(), brief(record), self.settler.clone()))
             .collect();
-        if !held.is_empty() {
-            self.queue.push(held);
+        if held.is_empty() {
+            return;
         }
+        tell_no_waits(held.iter().map(|held| held.leased.lane.queue()));
+        self.queue.push(held);
     }
 }

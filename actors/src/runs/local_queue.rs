@@ -3,6 +3,7 @@
 
 use super::Settler;
 use crate::executor::Stop;
+use crate::metrics::{RUN_ATTEMPTS, told_as};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -68,7 +69,12 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         match self.started_at {
-            Some(_) => self.settle(Ending::Lost, Some("lost".to_owned()), Some("its worker died".to_owned()), None),
+            _ if self.settler.is_none() => {}
+            Some(_) => {
+                let task = told_as(RUN_ATTEMPTS, &self.leased.task);
+                metrics::counter!(RUN_ATTEMPTS, "task" => task, "outcome" => "lost").increment(1);
+                self.settle(Ending::Lost, Some("lost".to_owned()), Some("its worker died".to_owned()), None);
+            }
             None => self.settle(Ending::Declined, None, None, None),
         }
     }
@@ -116,6 +122,8 @@ pub struct LocalQueue {
     filled: Notify,
     /// Workers that wait for a run now.
     idle: AtomicUsize,
+    /// Workers that carry a run out now.
+    at_work: AtomicUsize,
     /// Moving average of what a run takes, in nanoseconds.
     average: AtomicU64,
 }
@@ -141,7 +149,7 @@ impl LocalQueue {
         if let Some(held) = self.pop() {
             return held;
         }
-        let waiting = Waiting::new(&self.idle);
+        let waiting = Counted::new(&self.idle);
         let held = loop {
             let filled = self.filled.notified();
             if let Some(held) = self.pop() {
@@ -167,6 +175,16 @@ impl LocalQueue {
 
     pub fn idle(&self) -> usize {
         self.idle.load(Ordering::Acquire)
+    }
+
+    /// Workers that carry a run out now. One that is dead neither does nor waits.
+    pub fn at_work(&self) -> usize {
+        self.at_work.load(Ordering::Acquire)
+    }
+
+    /// Counts the caller as at work for as long as this value is there.
+    pub fn work(&self) -> Counted<'_> {
+        Counted::new(&self.at_work)
     }
 
     /// Whether runs of an env wait here.
@@ -208,18 +226,45 @@ impl LocalQueue {
     }
 }
 
-/// Counts a worker as idle for as long as it waits, however the wait ends.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts a worker among those that wait or work for as long as it does, however that ends.
+#[derive(Debug)]
+pub struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
-    fn new(idle: &'a AtomicUsize) -> Waiting<'a> {
-        idle.fetch_add(1, Ordering::AcqRel);
-        Waiting(idle)
+impl<'a> Counted<'a> {
+    fn new(workers: &'a AtomicUsize) -> Counted<'a> {
+        workers.fetch_add(1, Ordering::AcqRel);
+        Counted(workers)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_worker_that_has_died_neither_waits_nor_works() {
+        let queue = LocalQueue::default();
+        let count = || (queue.idle(), queue.at_work());
+        let mut waits = Box::pin(queue.next());
+        assert!((&mut waits).now_or_never().is_none());
+        assert_eq!(count(), (1, 0));
+        drop(waits);
+        assert_eq!(count(), (0, 0));
+        let works = async {
+            let _at_work = queue.work();
+            std::future::pending::<()>().await;
+        };
+        let mut works = Box::pin(works);
+        assert!((&mut works).now_or_never().is_none());
+        assert_eq!(count(), (0, 1));
+        drop(works);
+        assert_eq!(count(), (0, 0));
     }
 }

@@ -91,8 +91,9 @@ impl Settler {
         self.news.subscribe()
     }
 
-    /// Tells followers of a change that came about elsewhere.
+    /// Tells followers of a change that this node has brought about past the desk, and counts it if it is an end.
     pub fn announce(&self, settled: Settled) {
+        count_end(settled.state);
         let _ = self.news.send(settled);
     }
 }
@@ -193,14 +194,19 @@ impl Desk {
             warn!(run.id = %verdict.run, lease.epoch = %verdict.epoch, "an attempt ended that was not ours any more");
             return;
         };
-        if state.is_terminal() {
-            metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(1);
-        }
+        count_end(state);
         if !state.is_terminal() {
             self.lanes.note(&finished.basin, &finished.lane, i64::MIN);
         }
         // Nobody following is the common case.
         let _ = self.news.send(Settled { run: finished.run, env: finished.env, state });
+    }
+}
+
+/// Every run is counted by the node that wrote its end, once that is durable.
+fn count_end(state: RunState) {
+    if state.is_terminal() {
+        metrics::counter!(RUNS_FINISHED, "state" => state.word()).increment(1);
     }
 }
 

@@ -3,6 +3,7 @@
 //! actix's own `Supervisor` keeps the crashed value and does not survive a panic. Here every generation is
 //! built anew by its factory, its task is awaited, and a thread that a hung child blocks is left behind.
 
+use super::mailbox::{ChildAddr, Letter};
 use actix::dev::channel;
 use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message};
 use futures_util::FutureExt;
@@ -69,9 +70,9 @@ impl Exit {
     }
 }
 
-/// Where callers find the current generation; `None` while it is being rebuilt.
+/// Where callers find the current generation; `None` before there is one.
 #[derive(Debug)]
-pub struct ChildRef<A: Actor>(watch::Receiver<Option<Addr<A>>>);
+pub struct ChildRef<A: Actor>(watch::Receiver<Option<ChildAddr<A>>>);
 
 impl<A: Actor> Clone for ChildRef<A> {
     fn clone(&self) -> ChildRef<A> {
@@ -80,7 +81,7 @@ impl<A: Actor> Clone for ChildRef<A> {
 }
 
 impl<A: Actor> ChildRef<A> {
-    pub fn addr(&self) -> Option<Addr<A>> {
+    pub fn addr(&self) -> Option<ChildAddr<A>> {
         self.0.borrow().clone()
     }
 }
@@ -97,6 +98,7 @@ pub struct Running {
     abort: Option<oneshot::Sender<()>>,
     ping: Box<dyn Fn() -> BoxFuture<'static, bool> + Send>,
     misbehave: Box<dyn Fn(Misbehave) -> BoxFuture<'static, ()> + Send>,
+    depth: Box<dyn Fn() -> usize + Send>,
 }
 
 impl Running {
@@ -107,6 +109,11 @@ impl Running {
 
     pub fn misbehave(&self, mode: Misbehave) -> BoxFuture<'static, ()> {
         (self.misbehave)(mode)
+    }
+
+    /// Messages that it has not begun to handle.
+    pub fn mailbox_depth(&self) -> usize {
+        (self.depth)()
     }
 }
 
@@ -130,7 +137,7 @@ impl Child {
     /// A child of type `A` and the reference under which callers find it.
     pub fn new<A>(name: &'static str, runtime: Arc<Runtime>, factory: Factory<A>) -> (Child, ChildRef<A>)
     where
-        A: Actor<Context = Context<A>> + Handler<Ping> + Handler<Misbehave>,
+        A: Actor<Context = Context<A>> + Handler<Letter<Ping>> + Handler<Letter<Misbehave>>,
     {
         let (publish, current) = watch::channel(None);
         let launch = move |generation, on_exit| {
@@ -146,12 +153,12 @@ impl Child {
     }
 }
 
-fn launch<A>(runtime: Arc<Runtime>, factory: Factory<A>, generation: u64, on_exit: OnExit) -> (Running, Addr<A>)
+fn launch<A>(runtime: Arc<Runtime>, factory: Factory<A>, generation: u64, on_exit: OnExit) -> (Running, ChildAddr<A>)
 where
-    A: Actor<Context = Context<A>> + Handler<Ping> + Handler<Misbehave>,
+    A: Actor<Context = Context<A>> + Handler<Letter<Ping>> + Handler<Letter<Misbehave>>,
 {
     let (sender, receiver) = channel::channel::<A>(MAILBOX);
-    let addr = Addr::new(sender);
+    let addr = ChildAddr::new(Addr::new(sender));
     let (abort, aborted) = oneshot::channel::<()>();
     let arbiter = Arbiter::with_tokio_rt(move || runtime);
     arbiter.spawn(async move {
@@ -168,12 +175,13 @@ where
             }
         }
     });
-    let (to_ping, to_kill) = (addr.clone(), addr.clone());
+    let (to_ping, to_kill, to_count) = (addr.clone(), addr.clone(), addr.clone());
     let running = Running {
         arbiter,
         abort: Some(abort),
         ping: Box::new(move || to_ping.send(Ping).map(|answer| answer.is_ok()).boxed()),
         misbehave: Box::new(move |mode| to_kill.send(mode).map(|_| ()).boxed()),
+        depth: Box::new(move || to_count.depth()),
     };
     (running, addr)
 }
@@ -189,9 +197,19 @@ fn exit_of(ended: Result<(), tokio::task::JoinError>) -> Exit {
     Exit::Panicked(text.unwrap_or_else(|| "a panic without a text".to_owned()))
 }
 
-/// Gives an actor the two answers that every supervised child owes.
+/// Gives an actor the two answers that every supervised child owes, and has it open its letters.
 macro_rules! supervised_child {
     ($actor:ty) => {
+        impl<M: actix::Message> actix::Handler<$crate::supervisor::Letter<M>> for $actor
+        where
+            $actor: actix::Handler<M>,
+        {
+            type Result = $crate::supervisor::Reply<$actor, M>;
+            fn handle(&mut self, letter: $crate::supervisor::Letter<M>, context: &mut Self::Context) -> Self::Result {
+                $crate::supervisor::Reply(actix::Handler::<M>::handle(self, letter.open(), context))
+            }
+        }
+
         impl actix::Handler<$crate::supervisor::Ping> for $actor {
             type Result = ();
             fn handle(&mut self, _: $crate::supervisor::Ping, _: &mut Self::Context) {}

@@ -2,8 +2,8 @@
 
 use crate::executor::Stop;
 use crate::metrics::{
-    BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES, QUEUE_DEPTH, QUEUE_OLDEST_AGE, RUNS_FINISHED,
-    cluster, told_as,
+    BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES, PULL_LEASES, QUEUE_DEPTH, QUEUE_OLDEST_AGE,
+    RUNS_FINISHED, cluster, told_as,
 };
 use crate::runs::{RunParts, Settled};
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
 
 /// What is told here for all nodes.
 pub const GAUGES: &[&str] =
-    &[QUEUE_DEPTH, QUEUE_OLDEST_AGE, BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES];
+    &[QUEUE_DEPTH, QUEUE_OLDEST_AGE, PULL_LEASES, BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES];
 
 /// To count what waits takes one part in so many of the time.
 const COUNT_SHARE: u32 = 50;
@@ -97,6 +97,7 @@ pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
     let (depths, ages) = told(&totals, parts.store.now(), |queue| told_as(QUEUE_DEPTH, queue));
     cluster::tell(QUEUE_DEPTH, depths.into_iter().map(of_queue));
     cluster::tell(QUEUE_OLDEST_AGE, ages.into_iter().map(of_queue));
+    cluster::tell_one(PULL_LEASES, parts.store.pull_leases().await? as f64);
     Ok(())
 }
 

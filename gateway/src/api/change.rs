@@ -10,7 +10,7 @@ use crate::http::problem::{Code, Problem};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::executor::Stop;
-use actors::runs::Settled;
+use actors::runs::{RunParts, Settled};
 use serde_json::value::RawValue;
 use storage::model::{RunState, Timestamp};
 use storage::store::{Accepted, Cancelled, NewRecord, Patch, Patched, RunRecord};
@@ -68,16 +68,18 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
     caller.needs(Scope::RunsWrite)?;
     let id = run_id(&id)?;
     let (env, run) = (caller.env.to_string(), id.clone());
-    let cancelled =
-        api.store(move |runs| async move { runs.store.cancel_run(&env, &run, runs.store.now()).await }).await?;
+    // Told where it is done: whoever asked may have gone meanwhile.
+    let cancel = move |runs: RunParts| async move {
+        let cancelled = runs.store.cancel_run(&env, &run, runs.store.now()).await;
+        if matches!(cancelled, Ok(Cancelled::AtOnce)) {
+            runs.settler.announce(Settled { run, env, state: RunState::Cancelled });
+        }
+        cancelled
+    };
+    let cancelled = api.store(cancel).await?;
     let asked = match cancelled {
         Cancelled::NotFound => return Err(Problem::not_found("run")),
-        Cancelled::Ended(_) => false,
-        Cancelled::AtOnce => {
-            let state = RunState::Cancelled;
-            api.runs.settler.announce(Settled { run: id.clone(), env: caller.env.to_string(), state });
-            false
-        }
+        Cancelled::Ended(_) | Cancelled::AtOnce => false,
         Cancelled::Asked { .. } => {
             if !api.runs.stop_run(&id, Stop::Cancelled) {
                 api.runs.neighbours.cancelled(&id);

@@ -7,13 +7,13 @@ use crate::http::fields::{Charset, Fields};
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::runs::{RunParts, Settled};
+use actors::runs::{RunParts, Settled, tell_wait};
 use rand::RngExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{Epoch, RunId, RunState, Timestamp};
+use storage::model::{Epoch, RunId, Timestamp};
 use storage::store::{Brief, Ending, Leased, NewChunk, PullLease, RunVerdict, Share, Taker};
 use tokio::time::{Instant, timeout};
 
@@ -147,6 +147,7 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         let taker = Taker::Pull { worker: &worker, until, token: &token };
         let mut leased = runs.store.claim_ready(&shares, &caps, taker, now).await?;
         leased.truncate(usize::try_from(items).unwrap_or(0));
+        leased.iter().for_each(|leased| tell_wait(leased, now));
         let ids: Vec<(&str, &RunId)> = leased.iter().map(|leased| (leased.env.as_str(), &leased.run)).collect();
         let mut briefs = runs.store.briefs(&ids).await?;
         let taken = leased.into_iter().map(|leased| Taken {
@@ -377,15 +378,18 @@ async fn settle(
         output,
         started_at: Some(Timestamp::from_millis(lease.leased_at)),
     };
-    let finished =
-        api.store(move |runs| async move { runs.store.settle_runs(&[verdict], runs.store.now()).await }).await?;
-    let state = finished.first().and_then(|finished| finished.state).ok_or_else(lapsed)?;
-    let status: RunState = state;
-    if status.is_terminal() {
-        metrics::counter!(actors::metrics::RUNS_FINISHED, "state" => status.word()).increment(1);
-    }
-    api.runs.settler.announce(Settled { run: run.clone(), env: caller.env.to_string(), state });
-    Ok(HttpResponse::Ok().json(serde_json::json!({"run_id": run.as_str(), "status": status.word()})))
+    let (told, env) = (run.clone(), caller.env.to_string());
+    // Told where it is done: whoever asked may have gone meanwhile.
+    let settle = move |runs: RunParts| async move {
+        let finished = runs.store.settle_runs(&[verdict], runs.store.now()).await?;
+        let state = finished.first().and_then(|finished| finished.state);
+        if let Some(state) = state {
+            runs.settler.announce(Settled { run: told, env, state });
+        }
+        Ok(state)
+    };
+    let state = api.store(settle).await?.ok_or_else(lapsed)?;
+    Ok(HttpResponse::Ok().json(serde_json::json!({"run_id": run.as_str(), "status": state.word()})))
 }
 
 /// `GET /workers`: pull workers that have asked for work in the last five minutes.

@@ -94,8 +94,9 @@ fn may(api: &Api, kind: Kind, dry_run: bool) -> Result<(), Problem> {
             "what `retention` would delete is only known by doing it",
         ));
     }
-    if kind == Kind::Retention && settings.keep_runs.is_none() {
-        return Err(Problem::new(Code::Conflict, "what has ended is kept for ever: `sweeps.keep_runs_days` is 0"));
+    if kind == Kind::Retention && !settings.forgets() {
+        let why = "what has ended is kept for ever: `sweeps.keep_runs_days` and `sweeps.keep_audit_days` are 0";
+        return Err(Problem::new(Code::Conflict, why));
     }
     if kind.mends() && !settings.repair_enabled && !dry_run {
         return Err(Problem::new(Code::Conflict, "repairs are switched off: `sweeps.repair_enabled` is false"));

@@ -20,6 +20,7 @@ struct ActorView {
     injected: u64,
     recent_deaths: usize,
     restart_p99_seconds: Option<f64>,
+    mailbox_depth: usize,
     silent_seconds: Option<f64>,
     last_exit: Option<&'static str>,
     last_panic: Option<String>,
@@ -29,6 +30,7 @@ impl ActorView {
     fn of(child: ChildStatus) -> ActorView {
         ActorView {
             restart_p99_seconds: p99(child.latencies.iter().map(|(_, span)| *span).collect()),
+            mailbox_depth: child.mailbox_depth,
             silent_seconds: child.silent_for.map(|span| span.as_secs_f64()),
             name: child.name,
             up: child.up,

@@ -18,11 +18,19 @@ pub struct SweepsConfig {
     pub resume_enabled: bool,
     /// How long ended runs are kept with all that they left, closed sessions, and served jobs that are over; 0 for ever.
     pub keep_runs_days: f64,
+    /// How long the audit is kept; 0 for ever.
+    pub keep_audit_days: f64,
 }
 
 impl Default for SweepsConfig {
     fn default() -> SweepsConfig {
-        SweepsConfig { enabled: true, repair_enabled: true, resume_enabled: true, keep_runs_days: 0.0 }
+        SweepsConfig {
+            enabled: true,
+            repair_enabled: true,
+            resume_enabled: true,
+            keep_runs_days: 0.0,
+            keep_audit_days: 0.0,
+        }
     }
 }
 
@@ -62,8 +70,16 @@ fn quiet_seconds() -> f64 {
 
 impl SweepsConfig {
     pub fn keep_runs(&self) -> Option<Duration> {
-        (self.keep_runs_days > 0.0).then(|| Duration::from_secs_f64(self.keep_runs_days * 86_400.0))
+        span(self.keep_runs_days)
     }
+
+    pub fn keep_audit(&self) -> Option<Duration> {
+        span(self.keep_audit_days)
+    }
+}
+
+fn span(days: f64) -> Option<Duration> {
+    (days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0))
 }
 
 impl SessionConfig {

@@ -44,7 +44,7 @@ pub fn actor() -> Value {
     json!({
         "type": "object",
         "required": ["name", "up", "generation", "restarts", "injected", "recent_deaths", "restart_p99_seconds",
-            "silent_seconds", "last_exit", "last_panic"],
+            "mailbox_depth", "silent_seconds", "last_exit", "last_panic"],
         "properties": {
             "name": { "type": "string" },
             "up": { "type": "boolean" },
@@ -53,6 +53,7 @@ pub fn actor() -> Value {
             "injected": { "type": "integer", "minimum": 0, "description": "Restarts after kills that were asked for." },
             "recent_deaths": { "type": "integer", "minimum": 0, "description": "That count towards the restart budget." },
             "restart_p99_seconds": maybe("number"),
+            "mailbox_depth": { "type": "integer", "minimum": 0, "description": "Messages that it has not begun to handle." },
             "silent_seconds": { "type": ["number", "null"], "description": "Since a ping that it has not answered." },
             "last_exit": maybe("string"),
             "last_panic": maybe("string"),

@@ -90,6 +90,26 @@ fn a_kill_that_was_wanted_uses_up_no_budget_and_is_written_down() {
     server.stop();
 }
 
+/// It answers nothing any more: what is sent to it stays, a ping at least, until it is taken for hung.
+#[test]
+fn what_waits_for_an_actor_that_hangs_is_told_and_goes_with_it() {
+    let mut server = server(Database::Sqlite).set("supervisor.hang_seconds", 6).start();
+    let mut client = server.client();
+    let depth = |server: &Server| server.metric("tidegate_actor_mailbox_depth", &["actor=\"sweeper\""]);
+    assert_eq!(command(&server, &["actors", "kill", "sweeper", "--mode", "hang"]).status.code(), Some(0));
+    eventually("a message waits for it", || actor(&mut client, "sweeper")["mailbox_depth"] == 1);
+    eventually("that is told too", || depth(&server) == 1.0);
+    assert_eq!(actor(&mut client, "sweeper")["generation"], 1, "it is not taken for hung yet");
+    let listed = command(&server, &["actors", "list"]);
+    let listed = json_of(&listed)["data"].as_array().cloned().unwrap_or_default();
+    assert!(listed.iter().any(|actor| actor["mailbox_depth"] == 1), "{listed:?}");
+    eventually("its successor has nothing before it", || {
+        let now = actor(&mut client, "sweeper");
+        now["up"] == true && now["generation"] == 2 && now["mailbox_depth"] == 0 && depth(&server) == 0.0
+    });
+    server.stop();
+}
+
 fn by_a_plan(database: Database) {
     let soak = std::env::var_os("TIDEGATE_SOAK").is_some();
     let kills: u64 = if soak { 1_700 } else { 120 };

@@ -71,7 +71,7 @@ fn config_explain_says_what_a_setting_is_and_what_it_is_now() {
     let told = case.look_json(&["config", "explain", "tasks.a.program"]);
     assert_eq!((&told["value"], &told["from"]), (&json!("/bin/true"), &json!("tidegate.toml, line 3")));
     let told = case.look_json(&["config", "explain", "sweeps"]);
-    assert_eq!(told["data"].as_array().map(Vec::len), Some(4), "{told}");
+    assert_eq!(told["data"].as_array().map(Vec::len), Some(5), "{told}");
     for (key, words) in [
         ("nodes.lease_secnds", "did you mean `nodes.lease_seconds`?"),
         ("lease_seconds", "did you mean `nodes.lease_seconds`?"),

@@ -96,10 +96,12 @@ fn rules_boards_and_runbooks_name_only_metrics_that_there_are() {
 }
 
 #[test]
-fn the_boards_are_what_their_script_writes() {
-    let mut command = Command::new("python3");
-    command.arg("make.py").arg("--check").current_dir(ops("grafana"));
-    succeeds(command);
+fn the_boards_and_what_kubernetes_has_of_them_and_of_the_rules_are_what_their_scripts_write() {
+    for folder in ["grafana", "prometheus"] {
+        let mut command = Command::new("python3");
+        command.arg("make.py").arg("--check").current_dir(ops(folder));
+        succeeds(command);
+    }
 }
 
 fn runbooks() -> Vec<String> {

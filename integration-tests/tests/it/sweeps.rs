@@ -60,6 +60,25 @@ fn a_node_whose_sweeper_is_switched_off_sweeps_only_when_it_is_asked() {
     server.stop();
 }
 
+/// Ended runs are kept for ever here all the same.
+#[test]
+fn what_somebody_did_long_ago_is_forgotten_where_that_is_asked_for() {
+    let mut server = server(Database::Sqlite).set("sweeps.keep_audit_days", 30).start();
+    server.stop();
+    fill(&server, Database::Sqlite, 2, 2);
+    let deed = |at: i64, target: &str| format!("({at}, 'node_x', 'default/dev', 'actor.kill', '{target}', '{{}}')");
+    let deeds = [deed(1_000, "old"), deed(now_ms() - 86_400_000, "young")].join(", ");
+    server.execute(&format!("INSERT INTO audit (at, node, env, action, target, data) VALUES {deeds}"));
+    server.again();
+    let mut client = server.client();
+    eventually("what is old is gone", || told(&mut client, "retention")["found_in_all"] == 1);
+    let left = client.list("/audit");
+    assert_eq!(left.iter().map(|deed| deed["target"].as_str()).collect::<Vec<_>>(), [Some("young")]);
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 2);
+    assert_eq!(sweep(&server, &["run", "retention"]).status.code(), Some(0));
+    server.stop();
+}
+
 /// Runs of one env that have ended, written straight into the store; the first `old` of them ended long ago.
 fn fill(server: &Server, database: Database, runs: usize, old: usize) {
     let id = match database {

@@ -15,6 +15,7 @@ mod long_reader;
 mod throughput;
 mod jobs;
 mod killed_actors;
+mod scraped;
 
 use harness::{Case, Database, Ended, Server, Supplier, eventually};
 use std::process::{Child, Command, Stdio};

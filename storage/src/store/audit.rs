@@ -39,6 +39,12 @@ INSERT INTO audit (at, node, env, key_id, action, target, data) VALUES ($1, $2, 
 const DEEDS: &str = "-- deeds
 SELECT seq, at, node, env, key_id, action, target, data FROM audit WHERE env = $3 AND seq < $1 ORDER BY seq DESC LIMIT $2";
 
+/// In the order in which they were written, so that a go walks over no more than it may delete.
+const OLDEST: &str = "-- oldest_deeds
+SELECT seq, at FROM audit ORDER BY seq LIMIT $1";
+const FORGET: &str = "-- forget_deeds
+DELETE FROM audit WHERE seq <= $1 AND at < $2";
+
 impl Store {
     /// Writes a deed down. What cannot be written down is not done.
     pub async fn tell(&self, deed: &Deed<'_>, now: Timestamp) -> Result<(), StoreError> {
@@ -55,6 +61,16 @@ impl Store {
                 .await?;
         });
         Ok(())
+    }
+
+    /// Forgets deeds that were written down before this time, of the oldest `limit`; returns how many.
+    pub async fn forget_deeds(&self, before: Timestamp, limit: i64) -> Result<u64, StoreError> {
+        let oldest: Vec<(i64, i64)> = on_pool!(self, |pool| sqlx::query_as(OLDEST).bind(limit).fetch_all(pool).await?);
+        let last = oldest.into_iter().rfind(|(_, at)| *at < before.millis());
+        let Some((last, _)) = last else { return Ok(0) };
+        Ok(in_tx!(self, |tx| {
+            sqlx::query(FORGET).bind(last).bind(before.millis()).execute(&mut *tx).await?.rows_affected()
+        }))
     }
 
     /// What callers of an env did, newest first, from before the place `before` if one is given.

@@ -37,7 +37,15 @@ const WORKERS: &str = "-- pull_workers
 SELECT name, tasks, last_seen_at, (SELECT COUNT(*) FROM leases l WHERE l.env = w.env AND l.holder = w.name) AS running
 FROM pull_workers w WHERE env = $1 AND last_seen_at > $2 ORDER BY name LIMIT 1000";
 
+const PULL_LEASES: &str = "-- pull_leases
+SELECT COUNT(*) FROM leases WHERE lease_until IS NOT NULL";
+
 impl Store {
+    /// Runs that pull workers have in hand, of all envs.
+    pub async fn pull_leases(&self) -> Result<i64, StoreError> {
+        Ok(on_pool!(self, |pool| sqlx::query_scalar(PULL_LEASES).fetch_one(pool).await?))
+    }
+
     /// Renews a lease until `until`; `None` when the token is not the lease's, or the lease has lapsed.
     pub async fn beat(
         &self,

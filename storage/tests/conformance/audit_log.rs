@@ -23,4 +23,21 @@ on_both! {
         assert_eq!(rest.iter().map(|row| row.target.as_str()).collect::<Vec<_>>(), ["a"]);
         assert_eq!((rest[0].action.as_str(), rest[0].data.as_str()), ("actor.kill", "{\"mode\":\"stop\"}"));
     }
+
+    async fn old_deeds_are_forgotten_oldest_first_a_bounded_number_at_a_time(store: Fixture) {
+        for (target, nth) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)] {
+            let env = if nth == 2 { OTHER_ENV } else { ENV };
+            store.tell(&Deed { env, ..deed(target, None) }, at(nth)).await.unwrap();
+        }
+        let left = async || {
+            let deeds = store.deeds(ENV, None, 9).await.unwrap();
+            deeds.into_iter().map(|row| row.target).collect::<String>()
+        };
+        assert_eq!(store.forget_deeds(at(1), 9).await.unwrap(), 0, "what was written just then is kept");
+        assert_eq!((store.forget_deeds(at(4), 2).await.unwrap(), left().await.as_str()), (2, "edc"));
+        assert_eq!((store.forget_deeds(at(4), 2).await.unwrap(), left().await.as_str()), (1, "ed"));
+        assert_eq!(store.forget_deeds(at(4), 2).await.unwrap(), 0);
+        store.tell(&deed("f", None), at(6)).await.unwrap();
+        assert_eq!((store.forget_deeds(at(9), 9).await.unwrap(), left().await.as_str()), (3, ""));
+    }
 }

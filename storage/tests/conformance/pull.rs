@@ -90,9 +90,12 @@ on_both! {
         assert_eq!(store.pull_workers(ENV, at(0)).await.unwrap(), [a.clone(), b]);
         assert_eq!(store.pull_workers(ENV, at(10)).await.unwrap(), [a]);
         assert_eq!(store.pull_workers(ENV, at(30)).await.unwrap(), []);
+        store.leased(store.record(ENV)).await;
+        assert_eq!(store.pull_leases().await.unwrap(), 2, "what a node has is not pulled");
         store.settle_one(&lease, Ending::Succeeded).await;
         assert_eq!(store.pull_workers(ENV, at(29)).await.unwrap()[0].running, 0);
         assert_eq!(store.pull_workers(OTHER_ENV, at(0)).await.unwrap()[0].running, 1);
+        assert_eq!(store.pull_leases().await.unwrap(), 1);
     }
 
     async fn heartbeats_and_the_sweeper_agree_about_one_lease(store: Fixture) {

@@ -1,11 +1,8 @@
 //! What a server tells while it has much to tell, held against the table, the store, and Prometheus' own linter.
 
-use actors::metrics::{CATALOGUE, Metric, Type};
-use harness::{Account, Client, Database, Protocol, Server, Supplier, eventually};
+use harness::scrape::nothing_is_missing;
+use harness::{Account, Client, Database, Protocol, Scrape, Server, Supplier, eventually};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 const QUEUES: usize = 50;
 /// Series of one node with that many queues.
@@ -23,99 +20,6 @@ const NOT_HERE: [&str; 5] = [
     "tidegate_metric_labels_dropped_total",
 ];
 
-/// One line of a scrape.
-#[derive(Debug)]
-struct Sample {
-    series: String,
-    labels: BTreeMap<String, String>,
-    value: f64,
-}
-
-/// A scrape: the type of each name, and the lines of it.
-#[derive(Debug, Default)]
-struct Scrape {
-    text: String,
-    types: BTreeMap<String, String>,
-    samples: Vec<Sample>,
-}
-
-impl Scrape {
-    fn of(server: &Server) -> Scrape {
-        let text = server.ops("/metrics").is(200).text();
-        let mut scrape = Scrape { text, ..Scrape::default() };
-        for line in scrape.text.lines() {
-            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-                scrape.types.insert(name.to_owned(), kind.to_owned());
-            } else if !line.starts_with('#') && !line.is_empty() {
-                scrape.samples.push(sample(line));
-            }
-        }
-        scrape
-    }
-
-    /// The name that a line belongs to, of which a histogram has three.
-    fn family<'a>(&self, sample: &'a Sample) -> &'a str {
-        let parts = ["_bucket", "_sum", "_count"].into_iter().filter_map(|end| sample.series.strip_suffix(end));
-        let of_histogram = |name: &&str| self.types.get(*name).is_some_and(|kind| kind == "histogram");
-        parts.into_iter().find(of_histogram).unwrap_or(&sample.series)
-    }
-
-    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let is_it = |sample: &&Sample| {
-            let has = |(name, value): &(&str, &str)| sample.labels.get(*name).is_some_and(|said| said == value);
-            sample.series == name && labels.iter().all(has)
-        };
-        self.samples.iter().filter(is_it).map(|sample| sample.value).sum()
-    }
-}
-
-fn sample(line: &str) -> Sample {
-    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
-    let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
-    let (name, rest) = series.split_once('{').unwrap_or((series, "}"));
-    let mut labels = BTreeMap::new();
-    for label in rest.trim_end_matches('}').split("\",").filter(|label| !label.is_empty()) {
-        let (name, said) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
-        labels.insert(name.to_owned(), said.trim_end_matches('"').to_owned());
-    }
-    Sample { series: name.to_owned(), labels, value }
-}
-
-/// Names, types, labels and what they say are those of the table, and nothing is missing that should be there.
-fn is_as_the_table_says(scrape: &Scrape) {
-    let table: BTreeMap<&str, &Metric> = CATALOGUE.iter().map(|metric| (metric.name, metric)).collect();
-    for (name, kind) in &scrape.types {
-        let metric = table.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the table"));
-        assert_eq!(kind, metric.kind.word(), "{name}: a summary is no histogram");
-    }
-    let mut seen = BTreeSet::new();
-    for sample in &scrape.samples {
-        let metric = table[scrape.family(sample)];
-        let bucket = metric.kind == Type::Histogram && sample.series.ends_with("_bucket");
-        let said: BTreeSet<&str> =
-            sample.labels.keys().map(String::as_str).filter(|name| !bucket || *name != "le").collect();
-        let should: BTreeSet<&str> = metric.labels.iter().map(|label| label.name).collect();
-        assert_eq!(said, should, "{sample:?}");
-        for label in metric.labels {
-            assert!(label.allows(&sample.labels[label.name]), "{}: {sample:?}", label.described());
-        }
-        seen.insert(metric.name);
-    }
-    let missing: Vec<&str> =
-        table.keys().copied().filter(|name| !seen.contains(name) && !NOT_HERE.contains(name)).collect();
-    assert!(missing.is_empty(), "nothing is told of {missing:?}");
-}
-
-fn pleases_promtool(scrape: &Scrape) {
-    let mut command = Command::new("promtool");
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("promtool of Debian's package prometheus");
-    child.stdin.take().expect("its stdin").write_all(scrape.text.as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("it ends");
-    let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
-}
-
 /// Gauges of the whole cluster equal what the store says.
 fn equals_the_store(server: &Server, scrape: &Scrape) {
     let ready = "SELECT COUNT(*) FROM ready WHERE due_at = 0";
@@ -132,6 +36,10 @@ fn equals_the_store(server: &Server, scrape: &Scrape) {
     ];
     for (name, query) in gauges {
         assert_eq!(scrape.sum(name, &[]), server.number(query) as f64, "{name}");
+    }
+    for state in ["succeeded", "failed", "cancelled", "timed_out", "expired"] {
+        let ended = server.number(&format!("SELECT COUNT(*) FROM run_records WHERE state = '{state}'"));
+        assert_eq!(scrape.sum("tidegate_runs_finished_total", &[("state", state)]), ended as f64, "{state}");
     }
     assert_eq!(scrape.sum("tidegate_llm_spend_day_limit_nanodollars", &[]), 100e9);
     let ended = "SELECT COUNT(*) FROM batches WHERE ended_at IS NOT NULL";
@@ -156,6 +64,8 @@ fn keep_busy(server: &Server, client: &mut Client, supplier: &Supplier) {
     let job = client.post("/jobs", &json!({"pool": "asked", "limits": {"max_usd": "1"}})).is(201).field("id");
     eventually("the job is over", || client.get(&format!("/jobs/{job}")).json()["finished_at"].is_string());
     server.client().get("/runs").is(401);
+    let unwanted = client.run(&json!({"task": "later"}));
+    client.post(&format!("/runs/{unwanted}/cancel"), &Value::Null).is(200);
     let run = client.run(&json!({"task": "noop"}));
     client.get(&format!("/runs/{run}/events")).is(200);
     client.post("/runs/batch", &json!({"runs": each("later", WAITING_MAX)})).is(429);
@@ -186,9 +96,9 @@ fn tells_what_the_table_says(database: Database) {
     };
     eventually("the sweeps have counted", settled);
     let scrape = Scrape::of(&server);
-    is_as_the_table_says(&scrape);
+    nothing_is_missing(&scrape.is_as_the_table_says(), &NOT_HERE);
     equals_the_store(&server, &scrape);
-    pleases_promtool(&scrape);
+    scrape.pleases_promtool();
     let series = scrape.samples.len();
     assert!(series <= SERIES_MAX, "{series} series with {QUEUES} queues");
     assert_eq!(scrape.sum("tidegate_auth_failures_total", &[("reason", "missing")]), 1.0);
