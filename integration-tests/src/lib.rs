@@ -18,6 +18,7 @@ pub mod history;
 pub mod spans;
 pub mod supplier;
 pub mod prometheus;
+pub mod otlp;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
 
@@ -30,6 +31,7 @@ pub use hook::{HOOKED, Hook};
 pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
+pub use otlp::{Otlp, Recorded};
 pub use own_postgres::OwnPostgres;
 pub use prometheus::Prometheus;
 pub use provider::{Account, OwnSim};

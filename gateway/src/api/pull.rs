@@ -8,12 +8,13 @@ use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::runs::{RunParts, Settled};
+use actors::traces::{Elsewhere, Part};
 use rand::RngExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{Epoch, RunId, RunState, Timestamp};
+use storage::model::{Epoch, RunId, RunState, Timestamp, TraceParent};
 use storage::store::{Brief, Ending, Leased, NewChunk, PullLease, RunVerdict, Share, Taker};
 use tokio::time::{Instant, timeout};
 
@@ -36,6 +37,9 @@ struct LeaseView<'a> {
     /// Only of a session's step, so that simple workers find the others' fields where they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
+    /// Only of a run that is of a trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
     lease_token: &'a str,
     lease_until: String,
     max_duration_seconds: Option<f64>,
@@ -109,6 +113,8 @@ struct Taken {
     brief: Brief,
     token: String,
     until: Timestamp,
+    /// What the worker is told of it.
+    trace: Option<TraceParent>,
 }
 
 fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
@@ -122,6 +128,7 @@ fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
             max_attempts: taken.leased.max_attempts,
             payload,
             session_id: taken.brief.session.as_deref(),
+            traceparent: taken.trace.map(|trace| trace.to_string()),
             lease_token: &taken.token,
             lease_until: taken.until.to_string(),
             max_duration_seconds: Some(taken.leased.max_duration_ms)
@@ -149,11 +156,12 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         leased.truncate(usize::try_from(items).unwrap_or(0));
         let ids: Vec<(&str, &RunId)> = leased.iter().map(|leased| (leased.env.as_str(), &leased.run)).collect();
         let mut briefs = runs.store.briefs(&ids).await?;
-        let taken = leased.into_iter().map(|leased| Taken {
-            brief: briefs.remove(&leased.run).unwrap_or_else(|| Brief { payload: "null".to_owned(), session: None }),
-            token: token_of(&secret, &leased.run),
-            until,
-            leased,
+        let taken = leased.into_iter().map(|leased| {
+            let none = || Brief { payload: "null".to_owned(), ..Brief::default() };
+            let brief = briefs.remove(&leased.run).unwrap_or_else(none);
+            runs.traces.claimed(brief.trace, &leased, now);
+            let trace = runs.traces.within(brief.trace, Part::Attempt, &leased.run, leased.epoch);
+            Taken { token: token_of(&secret, &leased.run), brief, until, trace, leased }
         });
         Ok(taken.collect())
     })
@@ -368,6 +376,11 @@ async fn settle(
     let run = run_id(run)?;
     let lease = proven(api, caller.env.as_str(), &run, token).await?;
     let cancelled = lease.cancel_requested != 0 && ending != Ending::Succeeded;
+    let failed = match ending {
+        Ending::Succeeded => None,
+        _ if cancelled => Some("cancelled".to_owned()),
+        _ => Some(code.clone().unwrap_or_default()),
+    };
     let verdict = RunVerdict {
         run: run.clone(),
         epoch: Epoch::from_number(lease.epoch),
@@ -380,12 +393,35 @@ async fn settle(
     let finished =
         api.store(move |runs| async move { runs.store.settle_runs(&[verdict], runs.store.now()).await }).await?;
     let state = finished.first().and_then(|finished| finished.state).ok_or_else(lapsed)?;
+    if api.runs.traces.is_on() {
+        let held = (Epoch::from_number(lease.epoch), Timestamp::from_millis(lease.leased_at));
+        tell(api, caller.env.as_str(), &run, held, failed).await?;
+    }
     let status: RunState = state;
     if status.is_terminal() {
         metrics::counter!(actors::metrics::RUNS_FINISHED, "state" => status.word()).increment(1);
     }
     api.runs.settler.announce(Settled { run: run.clone(), env: caller.env.to_string(), state });
     Ok(HttpResponse::Ok().json(serde_json::json!({"run_id": run.as_str(), "status": status.word()})))
+}
+
+/// The span of a pull worker's attempt.
+async fn tell(
+    api: &Api,
+    env: &str,
+    run: &RunId,
+    (epoch, since): (Epoch, Timestamp),
+    failed: Option<String>,
+) -> Result<(), Problem> {
+    let (env, run) = (env.to_owned(), run.clone());
+    let work = move |runs: RunParts| async move {
+        for (_, traced) in runs.traces.of_runs(&runs.store, &[(env.as_str(), &run)]).await {
+            let attempt = Elsewhere { run: &run, env: &env, epoch, since, failed: failed.clone() };
+            runs.traces.ended_elsewhere(traced.trace, attempt, runs.store.now());
+        }
+        Ok(())
+    };
+    api.store(work).await
 }
 
 /// `GET /workers`: pull workers that have asked for work in the last five minutes.

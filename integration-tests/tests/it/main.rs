@@ -44,5 +44,7 @@ mod security;
 mod cli_runs;
 mod fleet;
 mod reload;
+mod logs;
+mod traces;
 mod db;
 mod jobs;
