@@ -233,6 +233,11 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
         match store.let_through(env, from, limit).await {
             Ok(moved) => {
                 metrics::counter!(BUFFER_DRAINED, "outcome" => "materialised").increment(moved.runs);
+                if parts.traces.is_on() {
+                    let now = store.now();
+                    let runs: Vec<(&str, &RunId)> = moved.moved.iter().map(|run| (env, run)).collect();
+                    parts.traces.let_through(parts.traces.of_runs(store, &runs).await, now);
+                }
                 for head in &moved.lanes {
                     parts.lanes.note(&head.basin, &head.lane, head.rank);
                 }
@@ -343,8 +348,9 @@ pub fn caps(settings: &RunSettings, shares: &[Share]) -> Vec<Cap> {
 async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreError> {
     let now = parts.store.now();
     let mut held: Vec<Held> =
-        leased.into_iter().map(|run| Held::new(run, Brief::default(), parts.settler.clone())).collect();
-    let reads = |task: &str| parts.tasks.get(task).is_some_and(|task| task.reads_payload);
+        leased.into_iter().map(|run| Held::new(run, Brief::default(), now, parts.settler.clone())).collect();
+    // Of which trace a run is stands there too.
+    let reads = |task: &str| parts.traces.is_on() || parts.tasks.get(task).is_some_and(|task| task.reads_payload);
     let wanting = held.iter().map(|held| &held.leased).filter(|leased| reads(&leased.task));
     let wanted: Vec<(&str, &RunId)> = wanting.map(|leased| (leased.env.as_str(), &leased.run)).collect();
     if !wanted.is_empty() {
@@ -358,6 +364,7 @@ async fn hand_over(parts: &RunParts, leased: Vec<Leased>) -> Result<(), StoreErr
     let mut mine = Vec::with_capacity(held.len());
     for held in held {
         let task = held.leased.task.clone();
+        parts.traces.claimed(held.brief.trace, &held.leased, now);
         tell_wait(&held.leased, now);
         if parts.tasks.get(&task).is_some_and(|task| matches!(task.kind, TaskKind::Own(_))) {
             mine.push(held);

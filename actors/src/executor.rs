@@ -13,7 +13,7 @@ pub use output::{Chunk, Output, Stream, StreamEnd, StreamWriter};
 use futures_util::future::BoxFuture;
 use std::fmt;
 use std::time::Duration;
-use storage::model::{Epoch, RunId};
+use storage::model::{Epoch, RunId, TraceParent};
 use tokio::sync::watch;
 
 /// One run as an executor gets it.
@@ -28,6 +28,8 @@ pub struct Assignment {
     pub payload: String,
     /// The session whose step it is.
     pub session: Option<String>,
+    /// What is told to whoever is asked or started for it.
+    pub trace: Option<TraceParent>,
     /// Enforced by the caller, who sends `Stop::TimedOut`.
     pub max_duration: Option<Duration>,
     /// In time since boot. From then on somebody else may have the run, and nothing is begun for it here.

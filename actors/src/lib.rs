@@ -18,6 +18,7 @@ pub mod parts;
 pub mod config;
 pub mod current;
 pub mod metrics;
+pub mod traces;
 pub mod backoff;
 mod system;
 

@@ -44,7 +44,8 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
             Ok(Err(error @ StoreError::Moved { .. })) => return error,
             Ok(Err(_)) | Err(_) if fenced || !ends_soon(parts.store.now(), until, lease) => {}
             Ok(Err(_)) | Err(_) => {
-                error!(lease.until = %until, "the lease cannot be renewed; letting go of all runs");
+                // Nobody has to act: what is let go goes on elsewhere, and here when the store answers again.
+                warn!(lease.until = %until, node.id = %parts.store.node(), "the lease cannot be renewed; letting go of all runs");
                 fenced = true;
                 parts.queue.give_back();
                 parts.stop_all(Stop::Lost);

@@ -5,6 +5,7 @@ use crate::current::Current;
 use crate::price::PriceTable;
 use crate::provider::Provider;
 use crate::runs::{RunParts, Settled};
+use crate::traces::Traces;
 use dashmap::DashMap;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -54,6 +55,11 @@ impl Parts {
     /// The client for an account, if this process has its key.
     pub fn provider_of(&self, account: &str) -> Option<Arc<dyn Provider>> {
         self.providers.get(account).cloned()
+    }
+
+    /// Where spans go, in a server that exports them.
+    pub fn traces(&self) -> Traces {
+        self.runs.as_ref().map(|runs| runs.traces.clone()).unwrap_or_default()
     }
 
     /// Counts runs that have ended in a batch, and tells whoever follows them.

@@ -37,6 +37,7 @@ pub use waits::tell_wait;
 use crate::current::Current;
 use crate::executor::Stop;
 use crate::sweeper::runs::QueueGauges;
+use crate::traces::Traces;
 use dashmap::DashMap;
 use express::Express;
 use std::collections::HashSet;
@@ -67,6 +68,7 @@ pub struct RunParts {
     pub gates: Arc<Gates>,
     pub presence: Presence,
     pub neighbours: Neighbours,
+    pub traces: Traces,
     pub(crate) queue_gauges: Arc<Mutex<QueueGauges>>,
     /// Store work that outlives who asked for it.
     under_way: Arc<AtomicUsize>,
@@ -107,7 +109,13 @@ impl Gates {
 impl RunParts {
     /// Starts the tasks that write in groups; they end when the last clone is gone. Fails when the system gives no
     /// thread for it.
-    pub fn start(store: Store, settings: RunSettings, tasks: Tasks, runtime: Handle) -> std::io::Result<RunParts> {
+    pub fn start(
+        store: Store,
+        settings: RunSettings,
+        tasks: Tasks,
+        traces: Traces,
+        runtime: Handle,
+    ) -> std::io::Result<RunParts> {
         let doorbell = Arc::new(Notify::new());
         let (settings, tasks) = (Current::new(settings), Arc::new(tasks));
         let (lanes, queue, gates) =
@@ -133,6 +141,7 @@ impl RunParts {
             gates,
             presence,
             neighbours,
+            traces,
             tasks,
             store,
             settings,

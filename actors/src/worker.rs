@@ -7,12 +7,14 @@ use crate::executor::{Assignment, Chunk, Executor, Outcome, Output, Retry, Stop}
 use crate::metrics::{RUN_ATTEMPTS, RUN_SECONDS, told_as};
 use crate::runs::{Held, RunParts, Task, TaskKind, fate};
 use crate::supervisor::supervised_child;
+use crate::traces::Part;
 use actix::{Actor, AsyncContext, Context, WrapFuture};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::boot_clock::since_boot;
+use storage::model::Timestamp;
 use storage::store::NewChunk;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -82,7 +84,8 @@ async fn carry(parts: &RunParts, mut held: Held) {
     };
     let _at_work = parts.queue.work();
     let began = now();
-    held.start(parts.store.now());
+    let started_at = parts.store.now();
+    held.start(started_at);
     // Until its end is on its way to the store: a node that stops waits for what it has in hand.
     let mut _in_hand = None;
     let outcome = if task.reads_payload {
@@ -99,6 +102,8 @@ async fn carry(parts: &RunParts, mut held: Held) {
     metrics::counter!(RUN_ATTEMPTS, "task" => told_as(RUN_ATTEMPTS, task_name), "outcome" => word(&outcome))
         .increment(1);
     metrics::histogram!(RUN_SECONDS, "task" => told_as(RUN_SECONDS, task_name)).record(took.as_secs_f64());
+    let asked_since: Option<Timestamp> = (part_of(task) == Part::Request).then_some(started_at);
+    parts.traces.attempted(&held, asked_since, &outcome, parts.store.now());
     let (ending, code, reason, output) =
         fate(outcome, held.leased.attempt, &task.retry, parts.store.now(), &mut rand::rng());
     held.end(ending, code, reason, output);
@@ -119,10 +124,15 @@ fn executor_of(task: &Task) -> Option<(&Task, &Arc<dyn Executor>)> {
 async fn at_once(parts: &RunParts, executor: &Arc<dyn Executor>, held: &Held) -> Outcome {
     let (_order, stop) = watch::channel(None);
     let (pieces, _) = mpsc::channel(1);
-    executor.carry(assignment(parts, held, None), stop, Output::new(0, pieces)).await
+    executor.carry(assignment(parts, held, Part::Attempt, None), stop, Output::new(0, pieces)).await
 }
 
-fn assignment(parts: &RunParts, held: &Held, max_duration: Option<Duration>) -> Assignment {
+/// Of which span those are children that a task's runs begin.
+fn part_of(task: &Task) -> Part {
+    if task.word == "http" { Part::Request } else { Part::Attempt }
+}
+
+fn assignment(parts: &RunParts, held: &Held, part: Part, max_duration: Option<Duration>) -> Assignment {
     Assignment {
         run: held.leased.run.clone(),
         env: held.leased.env.clone(),
@@ -131,6 +141,7 @@ fn assignment(parts: &RunParts, held: &Held, max_duration: Option<Duration>) -> 
         epoch: held.leased.epoch,
         payload: held.brief.payload.clone(),
         session: held.brief.session.clone(),
+        trace: parts.traces.within(held.brief.trace, part, &held.leased.run, held.leased.epoch),
         max_duration,
         start_by: parts.store.lease_ends(),
     }
@@ -147,7 +158,7 @@ async fn carry_watched(
 ) -> Outcome {
     let limit = Some(held.leased.max_duration_ms).filter(|millis| *millis > 0);
     let limit = limit.map(|millis| Duration::from_millis(millis.unsigned_abs())).or(task.max_duration);
-    let assignment = assignment(parts, held, limit);
+    let assignment = assignment(parts, held, part_of(task), limit);
     if since_boot() >= assignment.start_by {
         return Outcome::Lost;
     }
@@ -156,7 +167,7 @@ async fn carry_watched(
     let work = AssertUnwindSafe(executor.carry(assignment, stop.clone(), output)).catch_unwind();
     let work = async {
         work.await.unwrap_or_else(|_| {
-            error!(run.id = %held.leased.run, "an executor panicked");
+            error!(run.id = %held.leased.run, attempt = held.leased.attempt, "an executor panicked");
             let reason = "its executor panicked; the node's log says where".to_owned();
             Outcome::Failed { code: "panic".to_owned(), reason, retry: Retry::WithBackoff }
         })
@@ -173,7 +184,8 @@ async fn carry_watched(
             told = stop.wait_for(Option::is_some) => { let _ = told; }
         }
         wait(END_WITHIN).await;
-        warn!(run.id = %held.leased.run, "an executor did not end its run when told to; it is left behind");
+        let attempt = held.leased.attempt;
+        warn!(run.id = %held.leased.run, attempt, "an executor did not end its run when told to; it is left behind");
         match *order.borrow() {
             Some(Stop::TimedOut) => Outcome::TimedOut,
             Some(Stop::Cancelled) => Outcome::Cancelled,

@@ -8,6 +8,7 @@ pub mod view;
 mod create;
 mod gate;
 mod quota;
+mod trace;
 mod read;
 mod change;
 mod output;

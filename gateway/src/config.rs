@@ -4,6 +4,7 @@ mod dollars;
 mod engine;
 mod sessions;
 mod chaos;
+mod telemetry;
 pub mod sources;
 pub mod reference;
 
@@ -14,6 +15,7 @@ pub use engine::{
 
 pub use chaos::ChaosConfig;
 pub use sessions::{SessionConfig, SweepsConfig};
+pub use telemetry::{LogConfig, LogLevel, TelemetryConfig};
 
 use crate::exit::Failure;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,8 @@ pub struct Config {
     pub sessions: BTreeMap<String, SessionConfig>,
     pub sweeps: SweepsConfig,
     pub chaos: ChaosConfig,
+    pub log: LogConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 /// One provider account.
@@ -174,6 +178,7 @@ impl Config {
         wrong.extend(self.sections().wrong());
         wrong.extend(crate::tasks::wrong(&self.tasks));
         wrong.extend(sessions::wrong(&self.sessions));
+        wrong.extend(self.telemetry.wrong());
         wrong
     }
 }

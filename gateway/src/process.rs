@@ -33,14 +33,15 @@ const ENV: &str = "default/dev";
 
 /// Runs the command on a runtime and an actix system of its own.
 pub fn run(args: &ProcessArgs, common: &Common, config: &Config) -> Result<Exit, Failure> {
-    on_system(common, |runtime| process(args, common, config, runtime))
+    on_system(common, config, |runtime| process(args, common, config, runtime))
 }
 
 fn on_system<W: Future<Output = Result<Exit, Failure>>>(
     common: &Common,
+    config: &Config,
     work: impl FnOnce(Arc<tokio::runtime::Runtime>) -> W,
 ) -> Result<Exit, Failure> {
-    crate::telemetry::init(progress::Reporter::wants_quiet(common.progress))?;
+    crate::telemetry::init(progress::Reporter::wants_quiet(common.progress), config.log.level)?;
     let runtime = session::runtime()?;
     let system = actix::System::with_tokio_rt({
         let runtime = runtime.clone();

@@ -13,6 +13,7 @@ use crate::http::guard::{self, Guard, Rules};
 use crate::http::keys::Gate;
 use crate::ops::{Ops, Readiness};
 use crate::signals::{self, Signals};
+use crate::telemetry::{self, Exporter};
 use crate::{providers, session};
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
@@ -42,7 +43,7 @@ pub enum OnHangup {
 
 /// Runs the command on a runtime and an actix system of its own.
 pub fn run(args: &ServeArgs, common: &Common, config: &Config, on_hangup: OnHangup) -> Result<Exit, Failure> {
-    crate::telemetry::init(false)?;
+    telemetry::init(false, config.log.level)?;
     let runtime = session::runtime()?;
     let system = actix::System::with_tokio_rt({
         let runtime = runtime.clone();
@@ -91,7 +92,8 @@ async fn serve(
         settings.slots = 0;
     }
     let cannot = |error| Failure::new(Exit::Unexpected, format!("cannot start a thread: {error}"));
-    let runs = RunParts::start(store.clone(), settings, tasks, runtime.handle().clone()).map_err(cannot)?;
+    let (traces, exporter) = Exporter::start(&config.telemetry, store.node().as_str(), runtime.handle());
+    let runs = RunParts::start(store.clone(), settings, tasks, traces, runtime.handle().clone()).map_err(cannot)?;
     readiness.follow(&runs, &roles);
     runs.gates.drainer_off.store(!config.buffer.drainer_enabled, Ordering::Release);
     let parts = parts(&store, config, &runs, &runtime)?;
@@ -126,6 +128,9 @@ async fn serve(
         chaos.report(&running).await;
     }
     stop(http, running, &runs, store).await;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
     drop(ops);
     ended
 }

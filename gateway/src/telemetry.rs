@@ -1,28 +1,43 @@
-//! Logs on stderr: level from `TIDEGATE_LOG` (off, error, warn, info, debug), form from `TIDEGATE_LOG_FORMAT`
-//! (text or json). Secrets never come here: keys live in header values that print as `Sensitive`; should one of
+//! Logs on stderr: level from `TIDEGATE_LOG` (off, error, warn, info, debug) or else `log.level`, form from
+//! `TIDEGATE_LOG_FORMAT` (text or json). Secrets never come here: keys live in header values that print as `Sensitive`; should one of
 //! our own keys come after all, in the words of a stranger, it is hidden on its way out.
 
 mod scrub;
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/without_otlp.rs"]
+mod otlp;
 
+pub use otlp::Exporter;
+
+use crate::config::{LogLevel, TelemetryConfig};
 use crate::exit::Failure;
 use scrub::Scrubbed;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+const LEVEL: &str = "TIDEGATE_LOG";
 
 /// Where the framework complains at ERROR about requests that it cannot read. Nobody needs to act on them, and
 /// any stranger could fill the log with them; the client is told by its answer.
 const STRANGERS_DOING: [&str; 2] = ["actix_http::h1::dispatcher", "actix_http::h1::decoder"];
 
+/// By which the level of the installed log is changed.
+static SWITCH: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
 /// Installs the log; `quiet_by_default` keeps warnings from tearing a progress bar.
-pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
+pub fn init(quiet_by_default: bool, configured: Option<LogLevel>) -> Result<(), Failure> {
     let default = if quiet_by_default { LevelFilter::ERROR } else { LevelFilter::WARN };
-    let level = match variable("TIDEGATE_LOG") {
+    let level = match variable(LEVEL) {
         Some(word) => word
             .parse()
-            .map_err(|_| Failure::usage(format!("TIDEGATE_LOG is `{word}`; use off, error, warn, info or debug")))?,
-        None => default,
+            .map_err(|_| Failure::usage(format!("{LEVEL} is `{word}`; use off, error, warn, info or debug")))?,
+        None => configured.map_or(default, filter),
     };
     let json = match variable("TIDEGATE_LOG_FORMAT").as_deref() {
         Some("json") => true,
@@ -30,19 +45,38 @@ pub fn init(quiet_by_default: bool) -> Result<(), Failure> {
         Some(other) => return Err(Failure::usage(format!("TIDEGATE_LOG_FORMAT is `{other}`; use text or json"))),
     };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(|| Scrubbed::new(std::io::stderr()))
-        .log_internal_errors(false)
-        .with_ansi(colour);
-    let wanted = wanted(level);
+    let lines =
+        fmt::layer().with_writer(|| Scrubbed::new(std::io::stderr())).log_internal_errors(false).with_ansi(colour);
+    let (wanted, switch) = reload::Layer::new(wanted(level));
+    let log = tracing_subscriber::registry().with(wanted);
+    let installed = if json { log.with(lines.json()).try_init().is_ok() } else { log.with(lines).try_init().is_ok() };
     // A second one, as in tests, changes nothing.
-    let _ = if json {
-        log.json().finish().with(wanted).try_init().is_ok()
-    } else {
-        log.finish().with(wanted).try_init().is_ok()
-    };
+    if installed {
+        let _ = SWITCH.set(switch);
+    }
     Ok(())
+}
+
+/// Takes another configured level over; false where the environment says which it is, and goes on to.
+pub fn take_over(configured: Option<LogLevel>) -> bool {
+    if variable(LEVEL).is_some() {
+        return false;
+    }
+    if let Some(switch) = SWITCH.get() {
+        // It fails only when the log is gone.
+        let _ = switch.reload(wanted(configured.map_or(LevelFilter::WARN, filter)));
+    }
+    true
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    }
 }
 
 /// Everything up to a level, but what strangers cause only for somebody who looks for it.

@@ -31,6 +31,7 @@ struct Seen {
     deliveries: HashMap<String, usize>,
     now: HashMap<String, usize>,
     most: HashMap<String, usize>,
+    traceparents: HashMap<String, Vec<Option<String>>>,
 }
 
 impl Seen {
@@ -72,6 +73,11 @@ impl Hook {
     /// How often each run was delivered.
     pub fn deliveries(&self) -> HashMap<String, usize> {
         lock(&self.seen).deliveries.clone()
+    }
+
+    /// The header `traceparent` of each delivery of a run, in the order in which they came.
+    pub fn traceparents(&self, run: &str) -> Vec<Option<String>> {
+        lock(&self.seen).traceparents.get(run).cloned().unwrap_or_default()
     }
 
     /// The most that were under way at one instant under each name that payloads have given.
@@ -120,7 +126,7 @@ fn receive(stream: TcpStream, seen: &Mutex<Seen>) {
     let mut reader = BufReader::new(stream);
     let (_held, never) = channel::<()>();
     loop {
-        let (mut run, mut length) = (None, 0);
+        let (mut run, mut trace, mut length) = (None, None, 0);
         loop {
             let Ok(line) = line(&mut reader) else { return };
             if line.is_empty() {
@@ -129,6 +135,7 @@ fn receive(stream: TcpStream, seen: &Mutex<Seen>) {
             let Some((name, value)) = line.split_once(':') else { continue };
             match name.to_ascii_lowercase().as_str() {
                 "tidegate-run-id" => run = Some(value.trim().to_owned()),
+                "traceparent" => trace = Some(value.trim().to_owned()),
                 "content-length" => length = value.trim().parse().unwrap_or(0),
                 _ => {}
             }
@@ -140,6 +147,7 @@ fn receive(stream: TcpStream, seen: &Mutex<Seen>) {
         }
         let run = run.unwrap_or_default();
         let names = names(&run, &body);
+        lock(seen).traceparents.entry(run.clone()).or_default().push(trace);
         lock(seen).begin(&run, &names);
         let _ = never.recv_timeout(ANSWER_AFTER);
         lock(seen).end(&names);

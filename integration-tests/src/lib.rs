@@ -18,6 +18,7 @@ pub mod history;
 pub mod spans;
 pub mod supplier;
 pub mod prometheus;
+pub mod otlp;
 pub mod scrape;
 #[path = "../../storage/tests/support/postgres.rs"]
 pub mod postgres;
@@ -31,6 +32,7 @@ pub use hook::{HOOKED, Hook};
 pub use http::{Answer, Client, Event};
 pub use judge::Verdict;
 pub use load::{Load, Mix, Tally};
+pub use otlp::{Otlp, Recorded};
 pub use own_postgres::OwnPostgres;
 pub use prometheus::Prometheus;
 pub use provider::{Account, OwnSim};

@@ -12,6 +12,7 @@ pub mod time;
 pub mod money;
 pub mod machine;
 pub mod lane;
+pub mod trace;
 
 pub use attempt::request::{RequestEvent, RequestState};
 pub use attempt::{AttemptEvent, AttemptState};
@@ -25,3 +26,4 @@ pub use node::{NodeEvent, NodeState};
 pub use run::{NewRun, RunEvent, RunState};
 pub use session::{Closing, Graph, GraphFault, Refusal, SessionEvent, SessionState, Step, Walk};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use trace::TraceParent;

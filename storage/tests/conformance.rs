@@ -124,6 +124,8 @@ mod submit;
 mod sweeps;
 #[path = "conformance/timeline.rs"]
 mod timeline;
+#[path = "conformance/traces.rs"]
+mod traces;
 #[path = "conformance/waiting.rs"]
 mod waiting;
 #[path = "conformance/walks.rs"]

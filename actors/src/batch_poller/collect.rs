@@ -207,6 +207,7 @@ impl Drive {
         let settled = store.settle(fence, state, row.round, verdicts, store.now()).await?;
         count_settled(&settled);
         let positions = settled.positions.iter().copied().collect();
+        self.parts.traces().ended_in(store, row, &settled.ended).await;
         self.parts.announce(settled.ended);
         bill::count(row, self.form(), verdicts, &positions);
         verdicts.clear();

@@ -5,6 +5,7 @@ use super::plan::{self, Refusal};
 use crate::metrics::BATCH_CREATES;
 use crate::provider::result_line::{Form, ResultLine, synthetic_line};
 use crate::provider::{CallError, Created, Manifest, Protocol};
+use crate::traces::BatchTrace;
 use std::time::Duration;
 use storage::model::{BatchState, Money, RequestState};
 use storage::store::{BatchRow, Fence, Verdict};
@@ -29,7 +30,7 @@ impl Drive {
         } else {
             store.upload_started(fence, store.now()).await?;
         }
-        let file = self.provider.upload(&name, &Manifest { store, batch: row }).await?;
+        let file = self.provider.upload(&name, &Manifest { store, batch: row, trace: None }).await?;
         store.file_stored(fence, &file).await?;
         Ok(Step::Taken)
     }
@@ -58,8 +59,12 @@ impl Drive {
                 Ok(held_until)
             }) as futures_util::future::BoxFuture<'_, _>
         });
-        let manifest = Manifest { store, batch: row };
-        match self.provider.create(&manifest, row.input_file_id.as_deref(), committed).await {
+        let traces = self.parts.traces();
+        let trace = traces.create(store, row).await;
+        let manifest = Manifest { store, batch: row, trace: trace.as_ref().map(BatchTrace::header) };
+        let created = self.provider.create(&manifest, row.input_file_id.as_deref(), committed).await;
+        traces.created(trace, row, &created, store.now());
+        match created {
             Created::Accepted { id } => {
                 count("accepted");
                 store.accepted(fence, &id, store.now()).await?;
@@ -156,6 +161,7 @@ impl Drive {
                 .collect();
             let done = store.settle(fence, state, row.round, &verdicts, store.now()).await?;
             super::collect::count_settled(&done);
+            self.parts.traces().ended_in(store, row, &done.ended).await;
             self.parts.announce(done.ended);
             settled += i64::try_from(open.len()).unwrap_or(i64::MAX);
         }

@@ -100,6 +100,7 @@ impl ExecTask {
         env.insert("TIDEGATE_TASK".to_owned(), assignment.task.clone());
         // Known from its first moment: a program of a session never has to guess which one it is of.
         env.extend(assignment.session.iter().map(|session| ("TIDEGATE_SESSION_ID".to_owned(), session.clone())));
+        env.extend(assignment.trace.map(|trace| ("TRACEPARENT".to_owned(), trace.to_string())));
         env
     }
 }

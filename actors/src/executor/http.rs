@@ -89,7 +89,7 @@ pub enum BadHook {
 }
 
 /// Headers that a task cannot set, besides those that begin with `webhook-` or `tidegate-`.
-const OUR_HEADERS: [&str; 10] = [
+const OUR_HEADERS: [&str; 11] = [
     "host",
     "content-length",
     "content-type",
@@ -100,6 +100,7 @@ const OUR_HEADERS: [&str; 10] = [
     "trailer",
     "expect",
     "user-agent",
+    "traceparent",
 ];
 
 impl HttpTask {
@@ -291,6 +292,9 @@ fn headers(parts: &Parts, assignment: &Assignment) -> Result<Vec<(HeaderName, He
     add("webhook-timestamp", &seconds.to_string())?;
     add("tidegate-run-id", id)?;
     add("tidegate-attempt", &assignment.attempt.to_string())?;
+    if let Some(trace) = assignment.trace {
+        add("traceparent", &trace.to_string())?;
+    }
     if !signatures.is_empty() {
         add("webhook-signature", &signatures.join(" "))?;
     }
@@ -329,6 +333,7 @@ mod tests {
             (header("Host", "canary"), "\"Host\" is set by the node"),
             (header("Webhook-Id", "canary"), "set by the node"),
             (header("Content-Length", "7"), "set by the node"),
+            (header("Traceparent", "canary"), "set by the node"),
             (header("Transfer-Encoding", "chunked"), "set by the node"),
             (header("X-A", "canary\r\nX-B: c"), "no name of a header, or its value"),
             (header("X A", "canary"), "no name of a header"),

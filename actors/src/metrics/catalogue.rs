@@ -147,6 +147,8 @@ catalogue! {
         "Threads of this process.";
     PROCESS_START "process_start_time_seconds" Gauge Seconds []
         "When this process was started.";
+    SPANS_DROPPED "tidegate_trace_spans_dropped_total" Counter Count []
+        "Spans that were not exported: more than the receiver takes, or it is away.";
     LABELS_DROPPED "tidegate_metric_labels_dropped_total" Counter Count [METRIC]
         "Values told under the name other, because a metric has too many names already.";
 }

@@ -157,7 +157,7 @@ impl Provider for Anthropic {
         let outgoing = Outgoing {
             endpoint: &self.endpoint,
             path: self.endpoint.route("/v1/messages/batches"),
-            headers: &self.headers,
+            headers: &manifest.headers(&self.headers),
             length,
             committed,
         };

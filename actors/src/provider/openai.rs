@@ -224,7 +224,7 @@ impl Provider for OpenAi {
         let outgoing = Outgoing {
             endpoint: &self.endpoint,
             path: self.endpoint.route("/batches"),
-            headers: &self.headers,
+            headers: &manifest.headers(&self.headers),
             length: body.len() as u64,
             committed,
         };

@@ -3,7 +3,9 @@
 //! Bodies are the caller's bytes; only the envelope around them is ours, and with it the custom id
 //! `KEY-CREATE-POSITION`, which proves to whom a result belongs.
 
+use hyper::header::{HeaderName, HeaderValue};
 use storage::StoreError;
+use storage::model::TraceParent;
 use storage::store::{BatchRow, Store};
 
 const PAGE: i64 = 256;
@@ -13,6 +15,8 @@ const PAGE: i64 = 256;
 pub struct Manifest<'a> {
     pub store: &'a Store,
     pub batch: &'a BatchRow,
+    /// The trace of its create, if that is recorded.
+    pub trace: Option<TraceParent>,
 }
 
 /// The text around each body.
@@ -29,6 +33,13 @@ impl<'a> Manifest<'a> {
     /// The endpoint that every request of this batch names: the first word of its pack.
     pub fn url(&self) -> &'a str {
         url_of_pack(&self.batch.pack)
+    }
+
+    /// The headers of the create: those of every call, and its trace.
+    pub fn headers(&self, of_every_call: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
+        let trace = self.trace.and_then(|trace| HeaderValue::from_str(&trace.to_string()).ok());
+        let trace = trace.map(|value| (HeaderName::from_static("traceparent"), value));
+        of_every_call.iter().cloned().chain(trace).collect()
     }
 
     pub fn key(&self) -> String {

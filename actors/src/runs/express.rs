@@ -63,12 +63,12 @@ impl Express {
     pub(super) fn hand_over<'a>(&self, records: impl Iterator<Item = &'a NewRecord>) {
         let reads = |task: &str| self.tasks.get(task).is_some_and(|task| task.reads_payload);
         let brief = |record: &NewRecord| match reads(&record.task) {
-            true => Brief { payload: record.payload.clone(), session: record.session_id.clone() },
-            false => Brief::default(),
+            true => Brief { payload: record.payload.clone(), session: record.session_id.clone(), trace: record.trace },
+            false => Brief { trace: record.trace, ..Brief::default() },
         };
         let held: Vec<Held> = records
             .filter(|record| record.leased)
-            .map(|record| Held::new(record.lease(), brief(record), self.settler.clone()))
+            .map(|record| Held::new(record.lease(), brief(record), record.accepted_at, self.settler.clone()))
             .collect();
         if held.is_empty() {
             return;

@@ -22,14 +22,15 @@ const AHEAD_MAX: usize = 64;
 pub struct Held {
     pub leased: Leased,
     pub brief: Brief,
+    pub claimed_at: Timestamp,
     started_at: Option<Timestamp>,
     settler: Option<Settler>,
 }
 
 impl Held {
-    pub fn new(leased: Leased, brief: Brief, settler: Settler) -> Held {
+    pub fn new(leased: Leased, brief: Brief, claimed_at: Timestamp, settler: Settler) -> Held {
         settler.holds(&leased.run, leased.epoch);
-        Held { leased, brief, started_at: None, settler: Some(settler) }
+        Held { leased, brief, claimed_at, started_at: None, settler: Some(settler) }
     }
 
     /// From here on the attempt counts.

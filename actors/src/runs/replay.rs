@@ -30,6 +30,7 @@ pub fn replay(old: RunRecord, task: &Task, id: RunId, now: Timestamp) -> NewReco
         expires_at: None,
         buffered: false,
         leased: false,
+        trace: None,
         idempotency: None,
     }
 }

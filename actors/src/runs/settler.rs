@@ -150,7 +150,7 @@ impl Desk {
                     warn!(verdicts = part.len(), "attempts end after the store was closed; their runs are taken back");
                 }
                 Err(error) if part.len() == 1 => {
-                    error!(run.id = %part[0].run, %error, "an attempt cannot be settled");
+                    error!(run.id = %part[0].run, lease.epoch = %part[0].epoch, %error, "an attempt cannot be settled");
                 }
                 Err(_) => {
                     let (first, second) = part.split_at(part.len() / 2);

@@ -73,7 +73,7 @@ async fn faulty_runs(runs: &RunParts, after: &str, dry_run: bool) -> Result<(u64
     }
     if mended > 0 {
         let first = found.first().map_or("", |faulty| faulty.run.as_str());
-        warn!(runs = mended, first, "mended runs that contradicted the model");
+        warn!(runs = mended, run.id = first, "mended runs that contradicted the model");
         // Those that nothing held are held by nobody now, whose leases have lapsed.
         runs::take_back(runs).await?;
     }

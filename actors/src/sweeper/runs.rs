@@ -28,6 +28,7 @@ pub async fn own(parts: &RunParts) -> Result<(), StoreError> {
 pub async fn take_back(parts: &RunParts) -> Result<u64, StoreError> {
     let store = &parts.store;
     let taken_back = store.take_back(store.now(), PASS).await?;
+    parts.traces.taken_back(store, &taken_back).await;
     for finished in &taken_back {
         let Some(state) = finished.state else { continue };
         if !state.is_terminal() {
@@ -56,7 +57,7 @@ async fn give_back_unknown(parts: &RunParts) -> Result<(), StoreError> {
     let store = &parts.store;
     for (run, epoch) in store.own_leases(store.now() - ANSWERED_WITHIN, PASS).await? {
         if !parts.settler.knows(&run, epoch) {
-            warn!(run.id = %run, "leased by a commit whose answer was lost; giving it back");
+            warn!(run.id = %run, lease.epoch = %epoch, "leased by a commit whose answer was lost; giving it back");
             let reason = Some("leased by a commit whose answer was lost".to_owned());
             let (ending, code) = (Ending::Declined, Some("unanswered".to_owned()));
             parts.settler.settle(RunVerdict { run, epoch, ending, code, reason, output: None, started_at: None });

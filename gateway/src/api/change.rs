@@ -2,6 +2,7 @@
 
 use super::new_run::METADATA_MAX;
 use super::read::{find, run_id};
+use super::trace::RequestTrace;
 use super::view::{RunView, etag, version_of};
 use super::{Api, create};
 use crate::http::fields::Fields;
@@ -93,11 +94,22 @@ pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) 
 }
 
 /// `POST /runs/{id}/replay`: a new run of the same payload, answered like any other that is made.
-pub async fn replay(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn replay(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let trace = RequestTrace::begin(&api, &request, "POST /runs/{id}/replay");
+    let answer = make_again(&api, &caller, &id, &trace).await;
+    trace.end(answer)
+}
+
+async fn make_again(api: &Api, caller: &Caller, id: &str, trace: &RequestTrace) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let old = find(&api, caller.env.as_str(), &id).await?;
+    let old = find(api, caller.env.as_str(), id).await?;
     let now = api.now();
-    let record = again(&api, old, now)?;
+    let record = NewRecord { trace: trace.of_runs(), ..again(api, old, now)? };
     let (body, buffered) = (RunView::of_new(&record).json(), record.buffered);
     let run = record.id.clone();
     match api.take_one(record).await? {

@@ -4,6 +4,7 @@ use super::Api;
 use super::gate::Decision;
 use super::new_run::Wish;
 use super::quota::Admitted;
+use super::trace::RequestTrace;
 use super::view::RunView;
 use crate::http::body::{self, LineLimits, Lines, Media};
 use crate::http::fields::Fields;
@@ -30,24 +31,36 @@ pub async fn one(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    let trace = RequestTrace::begin(&api, &request, "POST /runs");
+    let answer = make_one(&api, &caller, &request, payload, &trace).await;
+    trace.end(answer)
+}
+
+async fn make_one(
+    api: &Api,
+    caller: &Caller,
+    request: &HttpRequest,
+    payload: web::Payload,
+    trace: &RequestTrace,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let body = api.body(payload, &request).await?;
+    let body = api.body(payload, request).await?;
     let now = api.now();
     let mut fields = Fields::parse(&body)?;
     let mut wish = Wish::read(&mut fields, &api.runs.tasks, now);
-    if let Some(key) = header_key(&request)? {
+    if let Some(key) = header_key(request)? {
         if wish.idempotency_key.as_ref().is_some_and(|own| *own != key) {
             fields.refuse_field("idempotency_key", "conflict", "is another key than that of the header");
         }
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
-    if let Some(refusal) = for_session(&api, caller.env.as_str(), std::slice::from_ref(&wish)).await?.pop().flatten() {
+    if let Some(refusal) = for_session(api, caller.env.as_str(), std::slice::from_ref(&wish)).await?.pop().flatten() {
         return Err(refusal);
     }
-    let _admitted = admit(&api, caller.env.as_str(), 1, now).await?;
-    let buffered = diverted(&api, caller.env.as_str(), 1);
-    let record = record_of(&api, caller.env.as_str(), wish, buffered, now)?;
+    let _admitted = admit(api, caller.env.as_str(), 1, now).await?;
+    let buffered = diverted(api, caller.env.as_str(), 1);
+    let record = record_of(api, caller.env.as_str(), wish, (buffered, trace), now)?;
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
     match api.take_one(record).await? {
@@ -134,13 +147,20 @@ fn diverted(api: &Api, env: &str, runs: usize) -> bool {
     matches!(api.gate.decide(env, runs, api.runs.intake.health()), Decision::Divert(_))
 }
 
-fn record_of(api: &Api, env: &str, wish: Wish, buffered: bool, now: Timestamp) -> Result<NewRecord, Problem> {
+fn record_of(
+    api: &Api,
+    env: &str,
+    wish: Wish,
+    (buffered, trace): (bool, &RequestTrace),
+    now: Timestamp,
+) -> Result<NewRecord, Problem> {
     let task = api.runs.tasks.get(&wish.task).ok_or_else(|| Problem::internal("a task has gone"))?;
     let idempotency = wish.idempotency(now + api.idempotency);
     let mut record = wish.record(api.mint(now), env, task, now);
     // A job draws such runs when it likes, so that they crowd out nobody.
     let buffered = buffered && !matches!(task.kind, TaskKind::Llm(_));
     record.buffered = buffered;
+    record.trace = trace.of_runs();
     record.idempotency = idempotency;
     if record.idempotency.is_some() {
         let answer = format!("{}\n{}", status_of(buffered), RunView::of_new(&record).json());
@@ -169,17 +189,29 @@ pub async fn batch(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
+    let trace = RequestTrace::begin(&api, &request, "POST /runs/batch");
+    let answer = make_many(&api, &caller, &request, payload, &trace).await;
+    trace.end(answer)
+}
+
+async fn make_many(
+    api: &Api,
+    caller: &Caller,
+    request: &HttpRequest,
+    payload: web::Payload,
+    trace: &RequestTrace,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
     let now = api.now();
-    let (mut sent, seat) = match body::media(&request)? {
-        Media::Json => sent_as_json(api.body(payload, &request).await?, &api, now).await?,
-        Media::Ndjson => sent_as_lines(payload, &request, &api, now).await?,
+    let (mut sent, seat) = match body::media(request)? {
+        Media::Json => sent_as_json(api.body(payload, request).await?, api, now).await?,
+        Media::Ndjson => sent_as_lines(payload, request, api, now).await?,
     };
     if sent.verdicts.is_empty() {
         return Err(Problem::field("/runs", "too_few", "must have 1 item at least"));
     }
     if !sent.wishes.is_empty() {
-        take(&api, caller.env.as_str(), &mut sent, now).await?;
+        take(api, caller.env.as_str(), &mut sent, trace, now).await?;
     }
     let answer = HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts));
     // Up to here the request is in memory.
@@ -254,7 +286,7 @@ async fn sent_as_lines(
 }
 
 /// Takes in what may be. The whole request fails only if nothing of it was taken.
-async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(), Problem> {
+async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: Timestamp) -> Result<(), Problem> {
     let (indices, wishes): (Vec<usize>, Vec<Wish>) = std::mem::take(&mut sent.wishes).into_iter().unzip();
     let refusals = for_session(api, env, &wishes).await?;
     let mut wanted = Vec::with_capacity(wishes.len());
@@ -273,7 +305,7 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, now: Timestamp) -> Result<(
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
     for (done, (index, wish)) in wishes.into_iter().enumerate() {
         breathe(done).await;
-        let record = record_of(api, env, wish, buffered, now)?;
+        let record = record_of(api, env, wish, (buffered, trace), now)?;
         let body = RunView::of_new(&record).without_payload().json();
         sent.verdicts[index] = Verdict::Taken { body, status: status_of(record.buffered) };
         indices.push(index);

@@ -162,6 +162,7 @@ impl Wish {
             expires_at: self.time_to_live.map(|span| now + span),
             buffered: false,
             leased: false,
+            trace: None,
             idempotency: None,
         }
     }

@@ -8,12 +8,13 @@ use crate::http::keys::{Caller, Scope};
 use crate::http::problem::{Code, Problem};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::runs::{RunParts, Settled, tell_wait};
+use actors::traces::{Elsewhere, Part};
 use rand::RngExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
 use storage::StoreError;
-use storage::model::{Epoch, RunId, Timestamp};
+use storage::model::{Epoch, RunId, Timestamp, TraceParent};
 use storage::store::{Brief, Ending, Leased, NewChunk, PullLease, RunVerdict, Share, Taker};
 use tokio::time::{Instant, timeout};
 
@@ -36,6 +37,9 @@ struct LeaseView<'a> {
     /// Only of a session's step, so that simple workers find the others' fields where they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
+    /// Only of a run that is of a trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
     lease_token: &'a str,
     lease_until: String,
     max_duration_seconds: Option<f64>,
@@ -109,6 +113,8 @@ struct Taken {
     brief: Brief,
     token: String,
     until: Timestamp,
+    /// What the worker is told of it.
+    trace: Option<TraceParent>,
 }
 
 fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
@@ -122,6 +128,7 @@ fn answer(taken: &[Taken]) -> Result<HttpResponse, Problem> {
             max_attempts: taken.leased.max_attempts,
             payload,
             session_id: taken.brief.session.as_deref(),
+            traceparent: taken.trace.map(|trace| trace.to_string()),
             lease_token: &taken.token,
             lease_until: taken.until.to_string(),
             max_duration_seconds: Some(taken.leased.max_duration_ms)
@@ -150,11 +157,12 @@ async fn take(api: &Api, env: &str, ask: &Ask) -> Result<Vec<Taken>, Problem> {
         leased.iter().for_each(|leased| tell_wait(leased, now));
         let ids: Vec<(&str, &RunId)> = leased.iter().map(|leased| (leased.env.as_str(), &leased.run)).collect();
         let mut briefs = runs.store.briefs(&ids).await?;
-        let taken = leased.into_iter().map(|leased| Taken {
-            brief: briefs.remove(&leased.run).unwrap_or_else(|| Brief { payload: "null".to_owned(), session: None }),
-            token: token_of(&secret, &leased.run),
-            until,
-            leased,
+        let taken = leased.into_iter().map(|leased| {
+            let none = || Brief { payload: "null".to_owned(), ..Brief::default() };
+            let brief = briefs.remove(&leased.run).unwrap_or_else(none);
+            runs.traces.claimed(brief.trace, &leased, now);
+            let trace = runs.traces.within(brief.trace, Part::Attempt, &leased.run, leased.epoch);
+            Taken { token: token_of(&secret, &leased.run), brief, until, trace, leased }
         });
         Ok(taken.collect())
     })
@@ -369,6 +377,11 @@ async fn settle(
     let run = run_id(run)?;
     let lease = proven(api, caller.env.as_str(), &run, token).await?;
     let cancelled = lease.cancel_requested != 0 && ending != Ending::Succeeded;
+    let failed = match ending {
+        Ending::Succeeded => None,
+        _ if cancelled => Some("cancelled".to_owned()),
+        _ => Some(code.clone().unwrap_or_default()),
+    };
     let verdict = RunVerdict {
         run: run.clone(),
         epoch: Epoch::from_number(lease.epoch),
@@ -378,18 +391,28 @@ async fn settle(
         output,
         started_at: Some(Timestamp::from_millis(lease.leased_at)),
     };
+    let held = (Epoch::from_number(lease.epoch), Timestamp::from_millis(lease.leased_at));
     let (told, env) = (run.clone(), caller.env.to_string());
     // Told where it is done: whoever asked may have gone meanwhile.
     let settle = move |runs: RunParts| async move {
         let finished = runs.store.settle_runs(&[verdict], runs.store.now()).await?;
         let state = finished.first().and_then(|finished| finished.state);
         if let Some(state) = state {
+            tell(&runs, (&env, &told), held, failed).await;
             runs.settler.announce(Settled { run: told, env, state });
         }
         Ok(state)
     };
     let state = api.store(settle).await?.ok_or_else(lapsed)?;
     Ok(HttpResponse::Ok().json(serde_json::json!({"run_id": run.as_str(), "status": state.word()})))
+}
+
+/// The span of a pull worker's attempt.
+async fn tell(runs: &RunParts, run: (&str, &RunId), (epoch, since): (Epoch, Timestamp), failed: Option<String>) {
+    for (_, traced) in runs.traces.of_runs(&runs.store, &[run]).await {
+        let attempt = Elsewhere { run: run.1, env: run.0, epoch, since, failed: failed.clone() };
+        runs.traces.ended_elsewhere(traced.trace, attempt, runs.store.now());
+    }
 }
 
 /// `GET /workers`: pull workers that have asked for work in the last five minutes.

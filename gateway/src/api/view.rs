@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use storage::model::{AttemptState, Money, RunState, Timestamp};
+use storage::model::{AttemptState, Money, RunState, Timestamp, TraceParent};
 use storage::store::{NewRecord, PastAttempt, RunRecord};
 
 /// Times are RFC 3339 in UTC, spans are seconds.
@@ -34,6 +34,9 @@ pub struct RunView<'a> {
     pub cancel_requested: bool,
     pub worker: Option<&'a str>,
     pub outcome: Option<OutcomeView<'a>>,
+    /// Only of a run that is of a trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     pub version: i64,
 }
 
@@ -116,6 +119,7 @@ impl<'a> RunView<'a> {
             cancel_requested: false,
             worker: None,
             outcome: None,
+            trace_id: record.trace.map(TraceParent::trace_id),
             version: 1,
         }
     }
@@ -153,6 +157,7 @@ impl<'a> RunView<'a> {
             cancel_requested: record.cancel_requested,
             worker: record.holder.as_deref(),
             outcome,
+            trace_id: record.trace.map(TraceParent::trace_id),
             version: record.version,
         }
     }

@@ -80,7 +80,7 @@ pub fn is_reloaded(keys: &[String]) -> bool {
     const OF_BUFFER: [&str; 4] = ["above_per_second", "turn", "ready_enough", "stale_seconds"];
     match keys {
         [section, key] if section == "buffer" => OF_BUFFER.contains(&key.as_str()),
-        [section, ..] => ["limits", "queues", "envs", "orgs", "prices"].contains(&section.as_str()),
+        [section, ..] => ["limits", "queues", "envs", "orgs", "prices", "log"].contains(&section.as_str()),
         [] => false,
     }
 }

@@ -31,7 +31,7 @@ const SETTLED: Answer = Answer {
     example: Some("settled"),
 };
 
-const CREATED: &[&str] = &["Location", "Idempotency-Replayed"];
+const CREATED: &[&str] = &["Location", "Idempotency-Replayed", "traceparent"];
 
 pub const OPERATIONS: &[Operation] = &[
     Operation {
@@ -43,7 +43,7 @@ pub const OPERATIONS: &[Operation] = &[
         description: "The answer comes when the run is durable. With an idempotency key the same request again gets \
                       the first answer, and another request with the key is refused with 422.",
         scope: "runs:write",
-        parameters: &["idempotency_key"],
+        parameters: &["idempotency_key", "traceparent"],
         body: Some(Body { forms: &[(JSON, Shape::Named("RunCreate"))], example: Some("run_create"), required: true }),
         answers: &[
             Answer {
@@ -95,7 +95,7 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Make up to 1,000 runs at once",
         description: "`{runs: […]}`, or a run a line. Each gets a verdict, in the order in which they were sent.",
         scope: "runs:write",
-        parameters: &[],
+        parameters: &["traceparent"],
         body: Some(Body {
             forms: &[(JSON, Shape::Named("RunBatch")), ("application/x-ndjson", Shape::Text)],
             example: None,
@@ -105,7 +105,7 @@ pub const OPERATIONS: &[Operation] = &[
             status: 200,
             what: "A verdict for each.",
             form: json("Verdicts"),
-            headers: &[],
+            headers: &["traceparent"],
             example: Some("verdicts"),
         }],
         refusals: &[422, 507],
@@ -181,21 +181,21 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Make a new run of the same payload",
         description: "",
         scope: "runs:write",
-        parameters: &[],
+        parameters: &["traceparent"],
         body: None,
         answers: &[
             Answer {
                 status: 201,
                 what: "The new run; `replay_of` names the old one.",
                 form: json("Run"),
-                headers: &["Location"],
+                headers: &["Location", "traceparent"],
                 example: None,
             },
             Answer {
                 status: 202,
                 what: "The same, and it is buffered.",
                 form: json("Run"),
-                headers: &["Location"],
+                headers: &["Location", "traceparent"],
                 example: None,
             },
         ],

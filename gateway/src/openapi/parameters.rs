@@ -92,7 +92,7 @@ pub fn all() -> Value {
     Value::Object(all)
 }
 
-fn of_headers() -> [(&'static str, Value); 5] {
+fn of_headers() -> [(&'static str, Value); 6] {
     let half = "[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?";
     let env = json!({ "type": "string", "minLength": 3, "maxLength": 81, "pattern": format!("^{half}/{half}$") });
     let key = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" });
@@ -120,6 +120,15 @@ fn of_headers() -> [(&'static str, Value); 5] {
             ),
         ),
         ("if_none_match", parameter("header", "If-None-Match", "ETags that the caller has the run by.", text.clone())),
+        (
+            "traceparent",
+            parameter(
+                "header",
+                "traceparent",
+                "The W3C trace that the runs are of. One that cannot be read is passed over.",
+                text.clone(),
+            ),
+        ),
         ("last_event_id", parameter("header", "Last-Event-ID", "The last event that the caller has.", text)),
     ]
 }
@@ -135,6 +144,7 @@ pub fn headers() -> Value {
     json!({
         "Location": header("Where the run is.", text()),
         "Idempotency-Replayed": header("There if this is the first answer again.", json!({ "const": "true" })),
+        "traceparent": header("There if the request had one: the span that the runs belong to.", text()),
         "ETag": header("Changes with every change that a caller can see.", text()),
         "X-Tidegate-Total-Bytes": header("What the stream has had in all, kept or not.", number(0)),
         "X-Tidegate-Attempt": header("Whose output it is.", number(0)),

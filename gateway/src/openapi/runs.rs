@@ -134,6 +134,11 @@ pub fn run() -> Value {
             "cancel_requested": { "type": "boolean" },
             "worker": maybe("string"),
             "outcome": { "oneOf": [{ "$ref": "#/components/schemas/Outcome" }, { "type": "null" }] },
+            "trace_id": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{32}$",
+                "description": "Of a run only that is of a W3C trace.",
+            },
             "version": { "type": "integer", "minimum": 1 },
         },
     })

@@ -41,6 +41,7 @@ pub fn lease() -> Value {
             "max_attempts": { "type": "integer", "minimum": 1 },
             "payload": { "description": "As it was sent." },
             "session_id": { "type": "string", "description": "Of a session's step only." },
+            "traceparent": { "type": "string", "description": "Of a run only that is of a W3C trace; pass it on." },
             "lease_token": { "type": "string" },
             "lease_until": time(),
             "max_duration_seconds": maybe("number"),

@@ -88,7 +88,7 @@ impl Told {
 }
 
 pub fn run(args: &ImportBatchesArgs, dry_run: bool, common: &Common, config: &Config) -> Result<Exit, Failure> {
-    on_system(common, |runtime| import(args, dry_run, common, config, runtime))
+    on_system(common, config, |runtime| import(args, dry_run, common, config, runtime))
 }
 
 async fn import(

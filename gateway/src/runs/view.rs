@@ -47,6 +47,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("idempotency key", "idempotency_key"),
     ("session", "session_id"),
     ("replay of", "replay_of"),
+    ("trace", "trace_id"),
     ("max duration", "max_duration_seconds"),
     ("tags", "tags"),
     ("metadata", "metadata"),

@@ -6,6 +6,7 @@ use crate::cli::Common;
 use crate::config::Config;
 use crate::config::reference::{is_reloaded, leaves, written};
 use crate::exit::Failure;
+use crate::telemetry;
 use actors::config::Settings;
 use actors::current::Current;
 use actors::metrics::CONFIG_RELOADED;
@@ -76,6 +77,9 @@ impl Reloader {
             ..Settings::clone(&self.batches.now())
         }));
         self.prices.replace(prices);
+        if !telemetry::take_over(config.log.level) && taken.contains(&vec!["log".to_owned(), "level".to_owned()]) {
+            warn!("log.level changes nothing: TIDEGATE_LOG goes first");
+        }
         self.in_force.retain(|keys, _| !is_reloaded(keys));
         self.in_force.extend(wanted.into_iter().filter(|(keys, _)| is_reloaded(keys)));
         mark_success();
@@ -149,10 +153,24 @@ mod tests {
         assert_eq!((new.max_running, new.any_env.max_waiting, new.buffer.turn), (Some(9), 8, 5));
         assert_eq!((new.slots, new.retry.base, new.drain_within), (7, old.retry.base, old.drain_within));
         let reloaded = |key: &str| is_reloaded(&crate::config::sources::parse_key(key).expect(key));
-        for key in ["limits.max_running", "buffer.turn", "queues.a.max_running", "envs.\"a/b\".weight", "prices.file"] {
+        for key in [
+            "limits.max_running",
+            "buffer.turn",
+            "queues.a.max_running",
+            "envs.\"a/b\".weight",
+            "prices.file",
+            "log.level",
+        ] {
             assert!(reloaded(key), "{key}");
         }
-        for key in ["workers.slots", "buffer.mode", "server.listen", "tasks.a.kind", "sweeps.keep_runs_days"] {
+        for key in [
+            "workers.slots",
+            "buffer.mode",
+            "server.listen",
+            "tasks.a.kind",
+            "sweeps.keep_runs_days",
+            "telemetry.sample_ratio",
+        ] {
             assert!(!reloaded(key), "{key}");
         }
     }

@@ -14,6 +14,8 @@ pub struct Lease {
     pub attempt: i64,
     /// The session whose step it is.
     pub session: Option<String>,
+    /// Of which trace it is, for the program to pass on.
+    pub traceparent: Option<String>,
     /// The payload as its sender wrote it.
     pub payload: Box<RawValue>,
     pub max_duration: Option<Duration>,
@@ -56,6 +58,7 @@ impl Lease {
             task: object.text("task").to_owned(),
             attempt: object.value["attempt"].as_i64().unwrap_or(0),
             session: object.value["session_id"].as_str().map(str::to_owned),
+            traceparent: object.value["traceparent"].as_str().map(str::to_owned),
             payload: payload.payload,
             max_duration: object.value["max_duration_seconds"]
                 .as_f64()

@@ -24,6 +24,8 @@ pub fn start(program: &[OsString], lease: &Lease) -> std::io::Result<Child> {
     // What this worker itself was started under is not the run's.
     command.env_remove("TIDEGATE_SESSION_ID");
     command.envs(lease.session.iter().map(|session| ("TIDEGATE_SESSION_ID", session)));
+    command.env_remove("TRACEPARENT");
+    command.envs(lease.traceparent.iter().map(|trace| ("TRACEPARENT", trace)));
     command.process_group(0).kill_on_drop(true).spawn()
 }
 

@@ -13,12 +13,13 @@ const CRATES: [(&str, &str); 4] = [
     ("integration-tests", "integration-tests"),
 ];
 const FOLDERS: [&str; 6] = ["actors", "gateway", "integration-tests", "k8s", "ops", "storage"];
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "ops/README.md",
     "ops/METRICS.md",
+    "ops/ERRORS.md",
     "k8s/README.md",
     "integration-tests/ACCEPTANCE.md",
 ];

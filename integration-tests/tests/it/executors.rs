@@ -44,6 +44,7 @@ fn assignment(payload: &str) -> Assignment {
         epoch: Epoch::from_number(7),
         payload: payload.to_owned(),
         session: None,
+        trace: None,
         max_duration: None,
         start_by: std::time::Duration::MAX,
     }

@@ -45,6 +45,8 @@ mod security;
 mod cli_runs;
 mod fleet;
 mod reload;
+mod logs;
+mod traces;
 mod db;
 mod doctor;
 mod restored;

@@ -92,3 +92,41 @@ fn a_reload_takes_prices_and_caps_of_a_day_over() {
     assert_eq!(over["items"]["succeeded"], 3, "{over}");
     server.stop();
 }
+
+#[test]
+fn a_reload_takes_the_level_of_the_log_over_unless_the_environment_names_one() {
+    let level = |level: &str| format!("{TASK}[log]\nlevel = \"{level}\"\n");
+    let mut server = Server::on(Database::Sqlite).config(&level("warn"));
+    server.change("TIDEGATE_LOG", "");
+    let mut server = server.start();
+    let debugs = |server: &Server| server.lines().iter().filter(|line| line.contains(" DEBUG ")).count();
+    let mut client = server.client();
+    let mut work = || client.post("/runs", &json!({"task": "noop", "concurrency_key": "k"})).is(201).field("id");
+    let mut reader = server.client();
+    let mut ends = |run: String| {
+        eventually("the run ends", || reader.get(&format!("/runs/{run}")).json()["finished_at"].is_string());
+    };
+    ends(work());
+    assert_eq!(debugs(&server), 0);
+    reload(&server, &level("debug"));
+    server.says("settings reloaded: log.level");
+    // A run with a key is claimed by the Drainer, which says so.
+    ends(work());
+    server.says("claimed claimed=1");
+    reload(&server, &level("loud"));
+    server.says("unknown variant `loud`");
+    reload(&server, &level("error"));
+    eventually("it is taken over", || {
+        server.lines().iter().filter(|line| line.contains("settings reloaded: log.level")).count() == 2
+    });
+    let before = debugs(&server);
+    ends(work());
+    assert_eq!(debugs(&server), before);
+    server.stop();
+    server.change("TIDEGATE_LOG", "warn");
+    server.again();
+    reload(&server, &level("debug"));
+    server.says("log.level changes nothing: TIDEGATE_LOG goes first");
+    assert_eq!(debugs(&server), before);
+    server.stop();
+}

@@ -7,7 +7,7 @@ use super::hot::Hot;
 use super::{CHUNK, KEPT, Mark, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp};
+use crate::model::{Basin, Epoch, Lane, RunId, Source, Timestamp, TraceParent};
 use crate::store::Leased;
 use postgres::accept_postgres;
 use sqlite::{insert_sqlite, lease_sqlite, put_keys_sqlite};
@@ -47,6 +47,8 @@ pub struct NewRecord {
     pub buffered: bool,
     /// Leased by this node from its first moment, because a worker is free for it; not together with `buffered`.
     pub leased: bool,
+    /// Of which trace it is, if of any.
+    pub trace: Option<TraceParent>,
     pub idempotency: Option<Idempotency>,
 }
 

@@ -31,6 +31,7 @@ pub struct BufferEntry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LetThrough {
     pub runs: u64,
+    pub moved: Vec<RunId>,
     /// Where the runs wait now, each with the rank of the first that came.
     pub lanes: Vec<LaneHead>,
     /// Rank of the last.
@@ -39,10 +40,11 @@ pub struct LetThrough {
 
 impl LetThrough {
     /// Rows are in no order.
-    fn of(rows: Vec<(String, String, i64)>) -> LetThrough {
+    fn of(rows: Vec<(String, String, i64, String)>) -> LetThrough {
         let mut all = LetThrough { runs: rows.len() as u64, ..LetThrough::default() };
         let mut places: Vec<(String, String, i64)> = Vec::new();
-        for (basin, lane, rank) in rows {
+        for (basin, lane, rank, run) in rows {
+            all.moved.push(RunId::from_text(run));
             all.last_rank = all.last_rank.max(Some(rank));
             match places.iter_mut().find(|place| place.1 == lane && place.0 == basin) {
                 Some(place) => place.2 = place.2.min(rank),
@@ -90,14 +92,14 @@ taken AS (DELETE FROM buffer WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) R
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
-FROM taken RETURNING basin, lane, rank";
+FROM taken RETURNING basin, lane, rank, run_id";
 
 const LET_THROUGH_SQLITE: &str = "-- let_through
 INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, expires_at, epoch, attempts, max_attempts,
     max_duration_ms, since)
 SELECT run_id, env, basin, lane, task, rank, due_at, expires_at, 0, 0, max_attempts, max_duration_ms, accepted_at
 FROM buffer WHERE env = $1 AND parked IS NULL AND rank >= $3 ORDER BY rank, run_id LIMIT $2
-RETURNING basin, lane, rank";
+RETURNING basin, lane, rank, run_id";
 
 /// What has just been made ready is in both tables until this; nothing else ever is.
 const DELETE_LET_THROUGH: &str = "-- delete_let_through

@@ -7,7 +7,7 @@ use super::taking::{Claimed, Taking, claim_under};
 use super::{CHUNK, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
 use crate::failpoint::{Failpoint, reached};
-use crate::model::{Basin, Epoch, Lane, RunId, Timestamp};
+use crate::model::{Basin, Epoch, Lane, RunId, Timestamp, TraceParent};
 use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::HashMap;
 
@@ -160,8 +160,7 @@ const LEASED_SQLITE: &str =
     " RETURNING run_id, env, basin, lane, task, epoch, attempts, max_attempts, max_duration_ms, since, rank";
 const UNREADY_SQLITE: &str = "; DELETE FROM ready WHERE (env, run_id) IN (SELECT env, run_id FROM ready ";
 
-const BRIEFS: &str =
-    ") SELECT r.id, r.payload, r.session_id FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
+const BRIEFS: &str = ") SELECT r.id, r.payload, r.session_id, r.traceparent FROM wanted w CROSS JOIN run_records r WHERE r.env = w.env AND r.id = w.id";
 
 /// What a run's carrier is told of it, besides its lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -170,6 +169,8 @@ pub struct Brief {
     pub payload: String,
     /// The session whose step it is.
     pub session: Option<String>,
+    /// Of which trace it is, if of any.
+    pub trace: Option<TraceParent>,
 }
 
 impl Store {
@@ -288,7 +289,7 @@ impl Store {
     pub async fn briefs(&self, runs: &[(&str, &RunId)]) -> Result<HashMap<RunId, Brief>, StoreError> {
         let mut briefs = HashMap::with_capacity(runs.len());
         for chunk in runs.chunks(CHUNK) {
-            let found: Vec<(String, String, Option<String>)> = on_pool!(self, |pool| {
+            let found: Vec<(String, String, Option<String>, Option<String>)> = on_pool!(self, |pool| {
                 let mut select = QueryBuilder::<Db>::new("WITH wanted (env, id) AS (");
                 select.push_values(chunk, |mut pair, (env, run)| {
                     pair.push_bind(*env).push_bind(run.as_str());
@@ -296,10 +297,10 @@ impl Store {
                 select.push(BRIEFS);
                 select.build_query_as().persistent(false).fetch_all(pool).await?
             });
-            let brief = |(id, payload, session): (String, String, Option<String>)| {
-                (RunId::from_text(id), Brief { payload, session })
-            };
-            briefs.extend(found.into_iter().map(brief));
+            briefs.extend(found.into_iter().map(|(id, payload, session, trace)| {
+                let trace = trace.as_deref().and_then(TraceParent::parse);
+                (RunId::from_text(id), Brief { payload, session, trace })
+            }));
         }
         Ok(briefs)
     }

@@ -2,7 +2,7 @@
 
 use super::{Store, on_pool};
 use crate::error::StoreError;
-use crate::model::{Epoch, Lane, RunId, RunState, Timestamp};
+use crate::model::{Epoch, Lane, RunId, RunState, Timestamp, TraceParent};
 use sqlx::QueryBuilder;
 
 /// A run as it stands.
@@ -43,6 +43,8 @@ pub struct RunRecord {
     pub cancel_requested: bool,
     /// Why it is no success although it did not fail: its session is unfinished (invariant 31).
     pub unfinished: Option<String>,
+    /// Of which trace it is, if of any.
+    pub trace: Option<TraceParent>,
 }
 
 /// Which runs to list.
@@ -123,6 +125,7 @@ struct RawRecord {
     session_round: Option<i64>,
     session_phase: Option<String>,
     session_completed_at: Option<i64>,
+    traceparent: Option<String>,
 }
 
 impl TryFrom<RawRecord> for RunRecord {
@@ -165,6 +168,7 @@ impl TryFrom<RawRecord> for RunRecord {
             reason: raw.reason,
             output: raw.output,
             holder: raw.holder.or(raw.drawn_by),
+            trace: raw.traceparent.as_deref().and_then(TraceParent::parse),
         })
     }
 }
@@ -210,7 +214,7 @@ macro_rules! record_columns {
             q.epoch AS ready_epoch, l.leased_at, l.epoch AS lease_epoch, l.attempts AS lease_attempts, l.holder,
             l.cancel_requested, j.state AS drawn_state, j.pool AS drawn_by, j.attempts AS drawn_attempts,
             j.epoch AS drawn_epoch, j.cancel_requested AS drawn_cancel, s.closing AS session_closing,
-            s.round AS session_round, s.phase AS session_phase, s.completed_at AS session_completed_at
+            s.round AS session_round, s.phase AS session_phase, s.completed_at AS session_completed_at, r.traceparent
         FROM "
     };
 }

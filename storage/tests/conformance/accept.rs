@@ -3,7 +3,7 @@
 use crate::fixture::{Fixture, at};
 use crate::sent::{DAY, ENV, OTHER_ENV, QUEUE, ids, keyed, verdict};
 use std::collections::BTreeSet;
-use storage::model::{Basin, Lane, RunId, RunState, Source};
+use storage::model::{Basin, Lane, RunId, RunState, Source, TraceParent};
 use storage::store::{Accepted, Ending, Idempotency, NewRecord};
 use storage::{Class, StoreError};
 
@@ -79,6 +79,7 @@ on_both! {
             not_before: Some(at(50)),
             expires_at: Some(at(90)),
             idempotency: keyed(&store, "k", "f"),
+            trace: Some(TraceParent::begin(7, 9)),
             ..store.record(ENV)
         };
         store.sent(record.clone()).await;
@@ -92,6 +93,7 @@ on_both! {
         assert_eq!((found.idempotency_key.as_deref(), found.state), (Some("k"), RunState::Delayed));
         assert_eq!((found.attempts, found.epoch.number(), found.started_at, found.holder), (0, 0, None, None));
         assert_eq!((found.code, found.reason, found.output, found.finished_at), (None, None, None, None));
+        assert_eq!(found.trace, record.trace);
         let queued = NewRecord { id: store.run_id(), not_before: None, ..store.record(ENV) };
         assert_eq!(store.stands(&store.sent(queued).await).await.not_before, None);
     }

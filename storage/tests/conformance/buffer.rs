@@ -2,6 +2,7 @@
 
 use crate::fixture::at;
 use crate::sent::{ENV, OTHER_ENV, QUEUE, ids, share};
+use std::collections::BTreeSet;
 use storage::model::{Basin, Lane, RunId, RunState};
 use storage::store::{BufferDepth, LaneHead, LetThrough, NewRecord, RunFilter, Taker};
 
@@ -88,6 +89,8 @@ on_both! {
         let lanes: Vec<_> = first.lanes.iter().map(|head| (head.basin.env(), head.lane.queue(), head.rank)).collect();
         assert_eq!((first.runs, lanes), (2, vec![(ENV, QUEUE, first_rank)]));
         assert_eq!(first.last_rank, Some(last_rank));
+        let (moved, first_two): (BTreeSet<_>, _) = (first.moved.iter().collect(), ids(&records[..2]));
+        assert_eq!(moved, first_two.iter().collect());
         let beyond = store.let_through(ENV, i64::MAX, 9).await.unwrap();
         assert_eq!(beyond, LetThrough::default());
         assert_eq!(store.let_through(ENV, last_rank, 9).await.unwrap().runs, 3);

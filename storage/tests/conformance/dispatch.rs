@@ -4,7 +4,7 @@ use crate::fixture::at;
 use crate::sent::{ENV, OTHER_ENV, QUEUE, TASK, because, ids, runs_of, share};
 use std::collections::{BTreeSet, HashMap};
 use storage::Store;
-use storage::model::{Basin, Lane, RunId, RunState};
+use storage::model::{Basin, Lane, RunId, RunState, TraceParent};
 use storage::store::{Brief, Cap, Capped, Ending, NewRecord, Share, Taker};
 
 on_both! {
@@ -219,6 +219,7 @@ on_both! {
         for (nth, record) in records.iter_mut().enumerate() {
             record.payload = format!("{{\"n\":{nth}}}");
             record.session_id = (nth % 2 == 0).then(|| format!("ses_{nth}"));
+            record.trace = (nth % 3 == 0).then(|| TraceParent::begin(7, nth as u64));
         }
         store.take_in(&records).await;
         let runs: Vec<RunId> = ids(&records).into_iter().chain([RunId::from_text("run_none")]).collect();
@@ -228,7 +229,7 @@ on_both! {
         assert_eq!(store.briefs(&others).await.unwrap(), HashMap::new(), "another env has none of them");
         let expected: HashMap<_, _> = records
             .into_iter()
-            .map(|record| (record.id, Brief { payload: record.payload, session: record.session_id }))
+            .map(|record| (record.id, Brief { payload: record.payload, session: record.session_id, trace: record.trace }))
             .collect();
         assert_eq!(found, expected);
         assert_eq!(store.briefs(&[]).await.unwrap(), HashMap::new());

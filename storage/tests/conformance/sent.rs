@@ -37,6 +37,7 @@ impl Fixture {
             expires_at: None,
             buffered: false,
             leased: false,
+            trace: None,
             idempotency: None,
         }
     }

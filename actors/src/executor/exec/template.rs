@@ -155,6 +155,7 @@ mod tests {
             epoch: Epoch::from_number(1),
             payload: payload.to_owned(),
             session: None,
+            trace: None,
             max_duration: None,
             start_by: std::time::Duration::MAX,
         };

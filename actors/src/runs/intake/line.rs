@@ -202,6 +202,7 @@ mod tests {
             expires_at: None,
             buffered: false,
             leased: false,
+            trace: None,
             idempotency: None,
         }
     }

@@ -29,11 +29,13 @@ WITH new AS MATERIALIZED (SELECT
         UNNEST($13::TEXT[]) AS source, UNNEST($14::TEXT[]) AS session_id, UNNEST($15::TEXT[]) AS replay_of,
         UNNEST($16::BIGINT[]) AS max_attempts, UNNEST($17::BIGINT[]) AS max_duration_ms,
         UNNEST($18::BIGINT[]) AS accepted_at, UNNEST($19::BIGINT[]) AS due_at, UNNEST($20::BIGINT[]) AS expires_at,
-        UNNEST($21::BIGINT[]) AS rank, UNNEST($22::BOOLEAN[]) AS buffered, UNNEST($23::BOOLEAN[]) AS leased),
+        UNNEST($21::BIGINT[]) AS rank, UNNEST($22::BOOLEAN[]) AS buffered, UNNEST($23::BOOLEAN[]) AS leased,
+        UNNEST($24::TEXT[]) AS traceparent),
 records AS (INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
-        idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before, expires_at)
+        idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before, expires_at,
+        traceparent)
     SELECT id, env, task, queue, priority, payload, tags, metadata, concurrency_key, idempotency_key, source, session_id,
-        replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at FROM new)";
+        replay_of, max_attempts, max_duration_ms, accepted_at, due_at, expires_at, traceparent FROM new)";
 
 const BUFFER_POSTGRES: &str = ",
 held AS (INSERT INTO buffer (run_id, env, basin, lane, task, rank, due_at, expires_at, max_attempts, max_duration_ms,
@@ -50,7 +52,7 @@ waiting AS (INSERT INTO ready (run_id, env, basin, lane, task, rank, due_at, exp
 const LEASES_POSTGRES: &str = ",
 taken AS (INSERT INTO leases (run_id, env, basin, lane, task, rank, expires_at, epoch, attempts, max_attempts,
         max_duration_ms, since, holder, leased_at)
-    SELECT id, env, basin, lane, task, rank, expires_at, 1, 1, max_attempts, max_duration_ms, accepted_at, $24, accepted_at
+    SELECT id, env, basin, lane, task, rank, expires_at, 1, 1, max_attempts, max_duration_ms, accepted_at, $25, accepted_at
     FROM new WHERE leased)";
 
 /// The statement with the parts that some runs need.
@@ -143,7 +145,8 @@ async fn insert_postgres(connection: &mut PgConnection, records: &[&NewRecord], 
         .bind(column!(|record| record.expires_at.map(Timestamp::millis)))
         .bind(column!(|record| record.rank()))
         .bind(column!(|record| record.buffered))
-        .bind(column!(|record| record.leased));
+        .bind(column!(|record| record.leased))
+        .bind(column!(|record| record.trace.map(|trace| trace.to_string())));
     let insert = if leased { insert.bind(node) } else { insert };
     insert.execute(connection).await?;
     Ok(())

@@ -51,7 +51,7 @@ pub(super) fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRe
     insert.push(
         "INSERT INTO run_records (id, env, task, queue, priority, payload, tags, metadata, concurrency_key,
             idempotency_key, source, session_id, replay_of, max_attempts, max_duration_ms, accepted_at, not_before,
-            expires_at, entry) ",
+            expires_at, entry, traceparent) ",
     );
     insert.push_values(records, |mut row, record| {
         row.push_bind(record.id.as_str())
@@ -72,7 +72,8 @@ pub(super) fn insert_sqlite(insert: &mut QueryBuilder<Sqlite>, records: &[&NewRe
             .push_bind(record.accepted_at.millis())
             .push_bind(record.due_at())
             .push_bind(record.expires_at.map(Timestamp::millis))
-            .push_bind(entry(record));
+            .push_bind(entry(record))
+            .push_bind(record.trace.map(|trace| trace.to_string()));
     });
 }
 
