@@ -81,14 +81,15 @@ pub fn run(args: &DoctorArgs, common: &Common, config: Result<Config, Failure>) 
     };
     let mut checks = vec![setup::binary(), settings];
     checks.extend(setup::faults(&config));
-    let (store, in_use) = runtime.block_on(state::checks(common, &config));
-    checks.extend(store);
+    let looked = runtime.block_on(state::checks(common, &config));
+    checks.extend(looked.checks);
     checks.extend(session::store_url(common).ok().and_then(|url| machine::disk(&url)));
     checks.push(machine::open_files());
-    checks.extend(machine::ports(&config, in_use));
+    checks.extend(machine::ports(&config, looked.in_use));
     checks.extend(runtime.block_on(tasks::checks(&config, args.online)));
     checks.extend(prices::checks(&config, SystemClock.now()));
-    checks.extend(runtime.block_on(provider::checks(args, common, &config)));
+    let ask = provider::Ask { online: args.online, common, config: &config, doubted: looked.doubted.as_ref() };
+    checks.extend(runtime.block_on(ask.checks()));
     checks.extend(rules::check(&args.ops));
     report(&checks, common.output)?;
     Ok(verdict(&checks))

@@ -34,14 +34,25 @@ impl OwnPostgres {
     /// A standby that streams from it, and has all that it had; it answers reads.
     #[track_caller]
     pub fn standby(&self) -> OwnPostgres {
-        let mut standby =
+        self.base_backup(&["--write-recovery-conf"])
+    }
+
+    /// A base backup that is started as it is: nothing in it says that it is one.
+    #[track_caller]
+    pub fn copied(&self) -> OwnPostgres {
+        self.base_backup(&[])
+    }
+
+    #[track_caller]
+    fn base_backup(&self, args: &[&str]) -> OwnPostgres {
+        let mut backup =
             OwnPostgres { root: folder(), programs: self.programs.clone(), port: free_port(), server: None };
-        let mut copy = standby.command("pg_basebackup");
+        let mut copy = backup.command("pg_basebackup");
         copy.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "--no-sync"]);
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "-D"]).arg(standby.data());
-        assert!(copy.status().expect("pg_basebackup starts").success(), "a standby can be made");
-        standby.again();
-        standby
+        copy.args(["--checkpoint=fast", "-D"]).arg(backup.data()).args(args);
+        assert!(copy.status().expect("pg_basebackup starts").success(), "a base backup can be made");
+        backup.again();
+        backup
     }
 
     /// As a standby: hears nothing more of its primary.

@@ -96,7 +96,7 @@ pub use sweeps::{Retained, RetentionCursor, SweepDone, SweepRow};
 pub use taking::Claimed;
 pub use tally::BatchTally;
 pub use task_jobs::{JobAsked, JobLogEntry, Made};
-pub use timeline::{Doubt, FAILED_OVER, FailedOver, mark_copy};
+pub use timeline::{Doubt, Doubted, FAILED_OVER, FailedOver, mark_copy};
 pub use traces::Traced;
 pub use verdict::{Ending, Finished, RunVerdict};
 pub use waiting::{Cancelled, Patch, Patched};

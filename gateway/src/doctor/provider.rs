@@ -1,38 +1,93 @@
 //! Providers: whether each has a key and a base URL that can be used, and whether it accepts the key.
 
 use super::Check;
-use crate::cli::{Common, DoctorArgs};
+use crate::cli::Common;
 use crate::config::{Config, ProviderConfig};
 use crate::providers::{Choice, connect};
-use actors::provider::{CallError, Protocol, Provider};
+use actors::provider::request::batch_of_key;
+use actors::provider::{CallError, Listed, Protocol, Provider};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use storage::model::{Clock, SystemClock, Timestamp};
+use storage::store::Doubted;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const TOLERATED_SKEW_SECONDS: u64 = 60;
 
-pub async fn checks(args: &DoctorArgs, common: &Common, config: &Config) -> Vec<Check> {
-    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());
-    let mut names: BTreeSet<&str> = config.providers.keys().map(String::as_str).filter(|name| *name != "sim").collect();
-    names.extend(
-        [Protocol::OpenAi, Protocol::Anthropic]
-            .map(vendor)
-            .into_iter()
-            .filter_map(|(name, key, _)| set(key).then_some(name)),
-    );
-    if names.is_empty() {
-        let what = "none is configured and no key is set: the simulated one is used";
-        return vec![Check::ok("providers", what)];
+/// What to ask each provider with.
+pub struct Ask<'a> {
+    pub online: bool,
+    pub common: &'a Common,
+    pub config: &'a Config,
+    pub doubted: Option<&'a Doubted>,
+}
+
+impl Ask<'_> {
+    pub async fn checks(&self) -> Vec<Check> {
+        let config = self.config;
+        let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());
+        let mut names: BTreeSet<&str> =
+            config.providers.keys().map(String::as_str).filter(|name| *name != "sim").collect();
+        names.extend(
+            [Protocol::OpenAi, Protocol::Anthropic]
+                .map(vendor)
+                .into_iter()
+                .filter_map(|(name, key, _)| set(key).then_some(name)),
+        );
+        if names.is_empty() {
+            let what = "none is configured and no key is set: the simulated one is used";
+            return vec![Check::ok("providers", what)];
+        }
+        let mut checks = Vec::new();
+        for name in names {
+            let own = config.providers.get(name).cloned().unwrap_or_default();
+            checks.extend(self.one(name, &own).await);
+        }
+        checks
     }
-    let mut checks = Vec::new();
-    for name in names {
-        let own = config.providers.get(name).cloned().unwrap_or_default();
-        checks.extend(one(name, &own, args, common, config).await);
+
+    async fn one(&self, name: &str, own: &ProviderConfig) -> Vec<Check> {
+        let label = format!("provider {name}");
+        let protocol = match (name, own.protocol.as_deref()) {
+            ("openai", _) | (_, Some("openai")) => Protocol::OpenAi,
+            ("anthropic", _) | (_, Some("anthropic")) => Protocol::Anthropic,
+            _ => {
+                let what = format!("providers.{name} does not say which protocol it speaks");
+                return vec![Check::fail(label, what, "add protocol = \"openai\" or \"anthropic\"")];
+            }
+        };
+        let mut checks = Vec::new();
+        checks.extend(own.api_key_file.as_deref().and_then(|path| key_file(&label, path)));
+        if let Some((from, url)) = stated_base(name, own, protocol) {
+            // The usual message would show the URL, and with it the password.
+            if url.contains('@') {
+                let what = format!("{from} holds a user or password");
+                checks.push(Check::fail(label, what, "leave it out; the key goes into a header"));
+                return checks;
+            }
+            checks.extend(base(&label, &from, &url, protocol));
+        }
+        let choice = Choice { name: name.to_owned(), protocol, note: None };
+        match connect(&choice, self.common, self.config) {
+            Err(failure) => checks.push(Check::failed(label, failure, "mend it in the configuration")),
+            Ok(chosen) => {
+                let key = match &own.api_key_file {
+                    Some(path) => path.display().to_string(),
+                    None => vendor(protocol).1.to_owned(),
+                };
+                checks.push(Check::ok(label.clone(), format!("key from {key}, account {}", chosen.account)));
+                if self.online {
+                    checks.extend(accepts(&label, &*chosen.client).await);
+                    if let Some(doubted) = self.doubted {
+                        checks.extend(forgotten(&label, &*chosen.client, doubted).await);
+                    }
+                }
+            }
+        }
+        checks
     }
-    checks
 }
 
 /// A vendor's name, and the variables that hold its key and its base URL.
@@ -41,44 +96,6 @@ fn vendor(protocol: Protocol) -> (&'static str, &'static str, &'static str) {
         Protocol::OpenAi => ("openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
         Protocol::Anthropic => ("anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
     }
-}
-
-async fn one(name: &str, own: &ProviderConfig, args: &DoctorArgs, common: &Common, config: &Config) -> Vec<Check> {
-    let label = format!("provider {name}");
-    let protocol = match (name, own.protocol.as_deref()) {
-        ("openai", _) | (_, Some("openai")) => Protocol::OpenAi,
-        ("anthropic", _) | (_, Some("anthropic")) => Protocol::Anthropic,
-        _ => {
-            let what = format!("providers.{name} does not say which protocol it speaks");
-            return vec![Check::fail(label, what, "add protocol = \"openai\" or \"anthropic\"")];
-        }
-    };
-    let mut checks = Vec::new();
-    checks.extend(own.api_key_file.as_deref().and_then(|path| key_file(&label, path)));
-    if let Some((from, url)) = stated_base(name, own, protocol) {
-        // The usual message would show the URL, and with it the password.
-        if url.contains('@') {
-            let what = format!("{from} holds a user or password");
-            checks.push(Check::fail(label, what, "leave it out; the key goes into a header"));
-            return checks;
-        }
-        checks.extend(base(&label, &from, &url, protocol));
-    }
-    let choice = Choice { name: name.to_owned(), protocol, note: None };
-    match connect(&choice, common, config) {
-        Err(failure) => checks.push(Check::failed(label, failure, "mend it in the configuration")),
-        Ok(chosen) => {
-            let key = match &own.api_key_file {
-                Some(path) => path.display().to_string(),
-                None => vendor(protocol).1.to_owned(),
-            };
-            checks.push(Check::ok(label.clone(), format!("key from {key}, account {}", chosen.account)));
-            if args.online {
-                checks.extend(accepts(&label, &*chosen.client).await);
-            }
-        }
-    }
-    checks
 }
 
 /// Where the base URL is stated, and what it is; `None` for the vendor's own.
@@ -151,6 +168,26 @@ fn skew(label: &str, told: Timestamp, asked: Timestamp, heard: Timestamp) -> Che
     Check::warn(label, what, "let NTP set this machine's clock: batches are looked for by time")
 }
 
+/// What was bought from the original of this store since, as far as the provider shows whose its batches are.
+async fn forgotten(label: &str, client: &dyn Provider, doubted: &Doubted) -> Option<Check> {
+    let listed = tokio::time::timeout(ANSWER_WITHIN, client.list(doubted.since)).await.ok()?.ok()?;
+    Some(strangers(label, &listed, doubted))
+}
+
+/// A batch that was planned here carries a key of ours where there are keys: it will be adopted.
+fn strangers(label: &str, listed: &[Listed], doubted: &Doubted) -> Check {
+    let is_ours = |batch: &Listed| batch.key.as_deref().is_some_and(|key| doubted.keys.contains(batch_of_key(key)));
+    let strange: Vec<_> = listed.iter().filter(|batch| !doubted.ids.contains(&batch.id) && !is_ours(batch)).collect();
+    let Some(first) = strange.last() else {
+        return Check::ok(label, format!("has no batch since {} that this store does not know", doubted.since));
+    };
+    let what =
+        format!("{} batches since {} that this store does not know, from {}", strange.len(), doubted.since, first.id);
+    let fix =
+        "what was planned here is adopted by itself; for all others see ops/runbooks/restore.md before jobs go on";
+    Check::warn(label, what, fix)
+}
+
 fn refused(label: &str, error: &CallError) -> Check {
     match error.status() {
         Some(401 | 403) => {
@@ -166,6 +203,7 @@ fn refused(label: &str, error: &CallError) -> Check {
 mod tests {
     use super::super::Verdict;
     use super::*;
+    use storage::store::Doubt;
 
     fn answered(status: u16) -> CallError {
         CallError::Status { host: "h".into(), status, code: None, message: "m".into(), retry_after: None }
@@ -186,6 +224,28 @@ mod tests {
         }
         let timeout = CallError::Timeout { host: "h".into(), within: Duration::from_secs(1) };
         assert!(refused("p", &timeout).what.starts_with("unreachable"));
+    }
+
+    #[test]
+    fn what_a_copy_has_forgotten_is_told_from_what_it_will_adopt() {
+        let at = Timestamp::from_millis(0);
+        let batch = |id: &str, key: Option<&str>| Listed {
+            id: id.into(),
+            created_at: at,
+            input_file_id: None,
+            key: key.map(str::to_owned),
+            requests: Some(1),
+            ended: false,
+            results_ref: None,
+        };
+        let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let doubted = Doubted { doubt: Doubt::Elsewhere, since: at, keys: set(&["01a"]), ids: set(&["known"]) };
+        let mine = [batch("known", None), batch("planned", Some("01a-2"))];
+        assert_eq!(strangers("p", &mine, &doubted).verdict, Verdict::Ok);
+        let more = [batch("newest", Some("01b-1")), mine[0].clone(), batch("oldest", None)];
+        let check = strangers("p", &more, &doubted);
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(check.what.starts_with("2 batches") && check.what.ends_with("from oldest"), "{}", check.what);
     }
 
     #[test]

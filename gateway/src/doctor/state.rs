@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 use storage::StoreError;
 use storage::model::{BatchState, Clock, JobState, SystemClock, Timestamp};
-use storage::store::{BatchRow, Doubt, Engine, JobRow, MigrationRow, NodeRow, Store, schema};
+use storage::store::{BatchRow, Doubt, Doubted, Engine, JobRow, MigrationRow, NodeRow, Store, schema};
 
 /// Batches are carried out within this time of their submission, or expire.
 const BATCH_WINDOW: Duration = Duration::from_secs(24 * 3_600);
@@ -20,31 +20,46 @@ const NEAR_THE_END: Duration = Duration::from_secs(4 * 3_600);
 const TOLERATED_SKEW_MS: i64 = 2_000;
 const GO_ON: &str = "run the same `tidegate process` again";
 
-/// And whether a process that lives has the store, as far as that can be told.
-pub async fn checks(common: &Common, config: &Config) -> (Vec<Check>, bool) {
+/// What a look at the store brought.
+#[derive(Default)]
+pub struct Looked {
+    pub checks: Vec<Check>,
+    /// Whether a process that lives has it, as far as that can be told.
+    pub in_use: bool,
+    /// What it knows of what was bought, if its original may have bought more.
+    pub doubted: Option<Doubted>,
+}
+
+impl From<Check> for Looked {
+    fn from(check: Check) -> Looked {
+        Looked { checks: vec![check], ..Looked::default() }
+    }
+}
+
+pub async fn checks(common: &Common, config: &Config) -> Looked {
     let url = match session::store_url(common) {
         Ok(url) => url,
-        Err(failure) => return (vec![Check::failed("store", failure, "name the store with --store")], false),
+        Err(failure) => return Check::failed("store", failure, "name the store with --store").into(),
     };
     if let Some(check) = not_made_yet(&url) {
-        return (vec![check], false);
+        return check.into();
     }
     // Opening would migrate, and that is nothing to be done by looking.
     if let Some(check) = schema(&url).await.ok().and_then(|rows| not_up_to_date(&rows)) {
-        return (vec![check], false);
+        return check.into();
     }
     let store = match session::open_store(common, config).await {
         Ok(store) => store,
         Err(failure) => {
             let in_use = failure.exit == Exit::Conflict;
-            return (vec![cannot_open(failure)], in_use);
+            return Looked { in_use, ..cannot_open(failure).into() };
         }
     };
     let looked = look(&store).await;
     // What was read is read; a lease that is not given up lapses by itself.
     let _ = store.leave().await;
     store.close().await;
-    looked.unwrap_or_else(|error| (vec![Check::failed("store", error.into(), "see TIDEGATE_LOG=debug")], false))
+    looked.unwrap_or_else(|error| Check::failed("store", error.into(), "see TIDEGATE_LOG=debug").into())
 }
 
 /// Some migrations are not applied yet.
@@ -82,14 +97,15 @@ fn cannot_open(failure: Failure) -> Check {
     Check::failed("store", failure, "check the --store URL and the rights on it")
 }
 
-async fn look(store: &Store) -> Result<(Vec<Check>, bool), StoreError> {
+async fn look(store: &Store) -> Result<Looked, StoreError> {
     let now = store.now();
     let mut checks = vec![engine(&store.engine().await?)];
     if !store.is_sqlite() {
         checks.push(Check::ok("sessions", "each is the database's own: no pooler lends them"));
         checks.push(skew(now.millis() - SystemClock.now().millis()));
     }
-    checks.extend(store.doubt().await?.map(in_doubt));
+    let doubted = store.doubt().await?;
+    checks.extend(doubted.as_ref().map(|doubted| in_doubt(doubted.doubt)));
     let nodes = store.nodes_not_gone().await?;
     checks.push(lapsed(&nodes, now));
     let alive: HashSet<&str> =
@@ -101,7 +117,7 @@ async fn look(store: &Store) -> Result<(Vec<Check>, bool), StoreError> {
     checks.push(work::drain(&store.buffer_depths(None).await?, in_use, now));
     checks.extend(jobs(&store.live_jobs().await?, &alive));
     checks.extend(batches(&store.in_flight().await?, &alive, now));
-    Ok((checks, in_use))
+    Ok(Looked { checks, in_use, doubted })
 }
 
 fn in_doubt(doubt: Doubt) -> Check {

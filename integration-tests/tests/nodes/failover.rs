@@ -62,6 +62,37 @@ fn a_batch_that_a_failover_has_forgotten_is_found_and_not_bought_again() {
     });
 }
 
+/// Same timeline, same numbers: only whoever has brought it up knows that it is not the one that went on.
+#[test]
+fn a_base_backup_that_was_marked_as_a_copy_buys_nothing_again() {
+    let mut primary = OwnPostgres::start();
+    let supplier = Supplier::new(Protocol::OpenAi, Account::open());
+    let mut case = file_for(&supplier, &primary.url(), LINES);
+    // It sleeps for a moment in the transaction of its create.
+    case.env.push(("TIDEGATE_NODES__LEASE_SECONDS".to_owned(), "10".to_owned()));
+    let mut command = case.process_with(&ARGS);
+    command.env("TIDEGATE_FAILPOINT", "create.before_commit:1:stop");
+    let buyer = Underway::start(command);
+    buyer.freezes();
+    let copy = primary.copied();
+    buyer.signal("CONT");
+    eventually("the batch is bought", || !case.account.ledger().batches.is_empty());
+    buyer.signal("KILL");
+    drop(buyer);
+    primary.crash();
+    case.store = copy.url();
+    assert_eq!(states(&case.store), ["planned"], "the backup has missed what it was to miss");
+    let marked = case.look(&["db", "restored"]);
+    assert_eq!(marked.code, Some(0), "{marked:?}");
+    let first = case.finish(case.process_with(&ARGS));
+    assert!(first.code == Some(4) && first.stderr.contains("the store is a copy"), "{first:?}");
+    let second = case.finish(case.process_with(&ARGS));
+    assert_eq!(second.code, Some(0), "{second:?}");
+    let (verdict, ledger) = (Verdict::on(&case), case.account.ledger());
+    assert!(verdict.is_clean(), "{verdict:?}\n{}\n{}", first.stderr, second.stderr);
+    assert_eq!((ledger.creates, ledger.batches.len()), (1, 1), "it was bought again");
+}
+
 #[test]
 fn a_standby_is_refused_at_the_start() {
     let primary = OwnPostgres::start();

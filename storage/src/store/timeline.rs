@@ -10,6 +10,7 @@ use super::{Pools, Store, in_tx, log_batch, on_pool};
 use crate::error::StoreError;
 use crate::model::{BatchEvent, Epoch, JobEvent, Timestamp};
 use sqlx::{Connection, PgConnection, SqliteConnection};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +31,15 @@ UPDATE compatibility SET timeline = $4, origin = $5, copied_at = NULL
 WHERE timeline IS NOT DISTINCT FROM $1 AND origin IS NOT DISTINCT FROM $2 AND copied_at IS NOT DISTINCT FROM $3";
 
 pub(super) const MARK_COPY: &str = "-- mark_copy
-UPDATE compatibility SET copied_at = $1";
+UPDATE compatibility SET copied_at = COALESCE(copied_at, $1)";
+
+const BOUGHT: &str = "-- bought
+SELECT wire_key, provider_batch_id FROM batches
+UNION ALL SELECT batch_id, provider_batch_id FROM strays";
+
+/// Whoever worked on the original renewed a lease to its end.
+const LAST_LEASE: &str = "-- last_lease
+SELECT MAX(lease_until) FROM nodes WHERE id <> $1";
 
 /// Whether they were created, only the provider can tell. Those of live calls are in no listing.
 const DOUBT_PLANNED: &str = "-- doubt_planned
@@ -129,6 +138,17 @@ pub struct FailedOver {
     pub jobs: u64,
 }
 
+/// A store that nobody has looked into yet, and what it knows of what was bought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubted {
+    pub doubt: Doubt,
+    /// When it was last what its original was, as far as that can be told.
+    pub since: Timestamp,
+    /// The keys of its batches, and the ids that these have at their providers.
+    pub keys: HashSet<String>,
+    pub ids: HashSet<String>,
+}
+
 impl fmt::Display for FailedOver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} and may have forgotten batches", self.doubt)
@@ -154,13 +174,26 @@ impl Store {
         if self.is_sqlite() { HISTORY_SQLITE } else { HISTORY_POSTGRES }
     }
 
-    /// What somebody has still to look into. Only tells it.
-    pub async fn doubt(&self) -> Result<Option<Doubt>, StoreError> {
+    /// What somebody has still to look into, with what is known here. Only tells it.
+    pub async fn doubt(&self) -> Result<Option<Doubted>, StoreError> {
         if !self.follows_timeline() {
             return Ok(None);
         }
         let history: History = on_pool!(self, |pool| sqlx::query_as(self.history()).fetch_one(pool).await?);
-        Ok(history.doubt())
+        let Some(doubt) = history.doubt() else { return Ok(None) };
+        let (last, bought): (Option<i64>, Vec<(String, Option<String>)>) = on_pool!(self, |pool| {
+            let last = sqlx::query_scalar(LAST_LEASE).bind(self.node().as_str()).fetch_one(pool).await?;
+            (last, sqlx::query_as(BOUGHT).fetch_all(pool).await?)
+        });
+        let marked = history.copied_at.unwrap_or(i64::MAX);
+        let since = last.unwrap_or(marked).min(marked).min(self.now().millis());
+        let (keys, ids): (_, Vec<_>) = bought.into_iter().unzip();
+        Ok(Some(Doubted {
+            doubt,
+            since: Timestamp::from_millis(since),
+            keys,
+            ids: ids.into_iter().flatten().collect(),
+        }))
     }
 
     /// Looks whether the store was failed over, or is a copy, since somebody last looked. If so, then by one node and in

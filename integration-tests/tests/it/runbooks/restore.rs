@@ -45,16 +45,23 @@ fn sqlite(page: &mut Page) {
     assert!(copied.success());
     supplier.account.faults(&json!({}));
     eventually("it is bought since", || job_is(&mut client, &id, "finished"));
+    // And of a run that is not in the backup at all.
+    let lost =
+        json!({"custom_id": "x-1-0", "method": "POST", "url": "/v1/chat/completions", "body": supplier.payload(7)});
+    let forgotten = supplier.account.buy(Protocol::OpenAi, &[lost.to_string()]);
     page.fill("/var", &format!("{root}/var"));
     server.stop();
-    page.played("systemctl stop tidegate").until(&server, "systemctl start");
+    page.played("systemctl stop tidegate").until(&server, "tidegate doctor");
+    let told = page.next(&server, "tidegate doctor");
+    let names = format!("does not know, from {forgotten}");
+    assert!(told.contains("\t1 batches since") && told.contains(&names), "what was planned is no stranger: {told}");
     server.again();
     page.played("systemctl start tidegate").until(&server, "tidegate db restored");
     let mut client = server.client();
     assert!(job_is(&mut client, &id, "suspended"), "as it was, and nothing is bought");
     client.post(&format!("/jobs/{id}/resume"), &json!({})).is(200);
     eventually("what was bought is collected", || job_is(&mut client, &id, "finished"));
-    assert_eq!(supplier.account.ledger().batches.len(), 1, "and not bought again");
+    assert_eq!(supplier.account.ledger().batches.len(), 2, "and not bought again");
     server.stop();
     page.next(&server, "tidegate db restored");
 }
