@@ -87,18 +87,18 @@ pub struct QueueGauges {
     next_at: Option<Instant>,
 }
 
-/// What waits in each queue, and how long the oldest has.
+/// What waits in each queue, and how long the oldest has; what pull workers have.
 pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
     let began = now();
     if parts.queue_gauges.lock().await.next_at.is_some_and(|at| began < at) {
         return Ok(());
     }
-    let totals = parts.store.ready_totals().await?;
+    let (totals, pulled) = (parts.store.ready_totals().await?, parts.store.pull_leases().await?);
     parts.queue_gauges.lock().await.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
     let (depths, ages) = told(&totals, parts.store.now(), |queue| told_as(QUEUE_DEPTH, queue));
     cluster::tell(QUEUE_DEPTH, depths.into_iter().map(of_queue));
     cluster::tell(QUEUE_OLDEST_AGE, ages.into_iter().map(of_queue));
-    cluster::tell_one(PULL_LEASES, parts.store.pull_leases().await? as f64);
+    cluster::tell_one(PULL_LEASES, pulled as f64);
     Ok(())
 }
 

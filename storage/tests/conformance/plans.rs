@@ -42,8 +42,6 @@ const RETENTION: &str = include_str!("../../src/store/retention.rs");
 const DRAW: &str = include_str!("../../src/store/draw.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 const IMPORT: &str = include_str!("../../src/store/import.rs");
-const AUDIT: &str = include_str!("../../src/store/audit.rs");
-const PULL: &str = include_str!("../../src/store/pull.rs");
 const REPAIR: &str = include_str!("../../src/store/repair.rs");
 
 const HOT: &[Hot] = &[
@@ -79,8 +77,6 @@ const HOT: &[Hot] = &[
     both(WAITING, "ASK", "'run', 'acme/prod'"),
     both(WAITING, "ASKED", "'node'"),
     both(OVERDUE, "LAPSED_PULLS", "1, 100"),
-    both(PULL, "PULL_LEASES", ""),
-    both(AUDIT, "FORGET", "1, 100"),
     both(RECORDS, "PAST_ATTEMPTS", "'run'"),
     postgres(FINISH, "LEASES_POSTGRES", "'{run}', '{1}'"),
     postgres(FINISH, "SUCCEED_POSTGRES", "'{run}', '{1}', '{NULL}', '{NULL}', 1"),
