@@ -114,6 +114,7 @@ else
 fi
 if cargo clippy --version >/dev/null 2>&1; then
     step lints cargo clippy --release --locked --workspace --all-targets -- -D warnings
+    step lints-without-otlp cargo clippy --release --locked -p tidegate --no-default-features -- -D warnings
 else
     echo "clippy is not installed: the lints are not checked (rustup component add clippy)"
 fi

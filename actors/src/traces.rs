@@ -17,6 +17,7 @@ use crate::runs::Held;
 use moments::Moments;
 use serde_json::Value;
 use span::span_id;
+use std::collections::HashMap;
 use std::sync::Arc;
 use storage::Store;
 use storage::model::{Epoch, RunId, Timestamp, TraceParent};
@@ -141,20 +142,29 @@ impl Traces {
     /// Runs were taken back from carriers that are gone and can tell nothing.
     pub async fn taken_back(&self, store: &Store, taken: &[Finished]) {
         let runs: Vec<(&str, &RunId)> = taken.iter().map(|finished| (finished.env.as_str(), &finished.run)).collect();
-        let traced = self.of_runs(store, &runs).await;
+        let traced: HashMap<RunId, Traced> = self.of_runs(store, &runs).await.into_iter().collect();
         if traced.is_empty() {
             return;
         }
-        let ids: Vec<&RunId> = traced.iter().map(|(run, _)| run).collect();
+        let ids: Vec<&RunId> = traced.keys().collect();
         let lost =
             store.lost_attempts(&ids).await.inspect_err(|error| debug!(%error, "spans of attempts are left away"));
         let (lost, now) = (lost.unwrap_or_default(), store.now());
-        for (run, Traced { trace, .. }) in &traced {
-            let env = runs.iter().find(|(_, id)| *id == run).map_or("", |(env, _)| *env);
-            let Some((epoch, since)) = lost.get(run).copied() else { continue };
-            let failed = Some("lost".to_owned());
-            self.ended_elsewhere(*trace, Elsewhere { run, env, epoch, since, failed }, now);
+        for Finished { run, env, state, .. } in taken {
+            let Some(Traced { trace, .. }) = traced.get(run).copied() else { continue };
+            let ended = match state {
+                // The last attempt of a run is told by the run.
+                Some(state) if state.is_terminal() => Self::last_attempt(store, env, run).await,
+                _ => lost.get(run).copied(),
+            };
+            let Some((epoch, since)) = ended else { continue };
+            self.ended_elsewhere(trace, Elsewhere { run, env, epoch, since, failed: Some("lost".to_owned()) }, now);
         }
+    }
+
+    async fn last_attempt(store: &Store, env: &str, run: &RunId) -> Option<(Epoch, Timestamp)> {
+        let record = store.run_record(env, run).await.ok().flatten()?;
+        Some((record.epoch, record.started_at?))
     }
 }
 

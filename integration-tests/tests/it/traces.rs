@@ -4,10 +4,13 @@
 use harness::{Answer, Client, Database, HOOKED, Hook, Otlp, Protocol, Recorded, Server, Supplier, eventually};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const OTHER_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SENDER: &str = "00f067aa0ba902b7";
 const DROPPED: &str = "tidegate_trace_spans_dropped_total";
 
@@ -71,7 +74,7 @@ fn one_tree(database: Database) {
     let (otlp, hook) = (Otlp::start(), Hook::start());
     let mut server = buffering(recording(Server::on(database).config(&hook.task()), &otlp)).start();
     let mut client = server.client();
-    let run = json!({"task": HOOKED, "payload": {}});
+    let run = json!({"task": HOOKED, "payload": {"text": "canary-payload"}, "tags": ["canary-tag"]});
     let first = client.post("/runs", &run).is(202).field("id");
     let answer = in_trace(&client).post("/runs", &run).is(202);
     let id = answer.field("id");
@@ -114,6 +117,7 @@ fn one_tree(database: Database) {
     assert!(ends(&mut client, &first, "succeeded").get("trace_id").is_none());
     assert_eq!(hook.traceparents(&first), [None]);
     assert!(otlp.all().iter().all(|span| span.trace == TRACE), "{:?}", otlp.all());
+    assert!(!format!("{:?}", otlp.all()).contains("canary"), "what a run holds is nobody else's: {:?}", otlp.all());
     assert_eq!(server.metric(DROPPED, &[]), 0.0);
     server.stop();
 }
@@ -135,11 +139,21 @@ fn goes_on_after_a_kill(database: Database) {
     let mut server = recording(Server::on(database).config(&task), &otlp).start();
     let mut client = server.client();
     let id = in_trace(&client).post("/runs", &json!({"task": "twice"})).is(201).field("id");
-    eventually("it is under way", || client.get(&format!("/runs/{id}")).json()["status"] == "running");
+    let mut elsewhere = client.with("traceparent", &sent().replace(TRACE, OTHER_TRACE));
+    let last = elsewhere.post("/runs", &json!({"task": "twice", "max_attempts": 1})).is(201).field("id");
+    for run in [&id, &last] {
+        eventually("it is under way", || client.get(&format!("/runs/{run}")).json()["status"] == "running");
+    }
     let whole = otlp.wait(TRACE, 1)[0].clone();
+    otlp.wait(OTHER_TRACE, 1);
     server.kill9();
     server.again();
     ends(&mut client, &id, "succeeded");
+    ends(&mut client, &last, "failed");
+    let of_last = otlp.wait(OTHER_TRACE, 2);
+    let told: Vec<(&str, Option<&str>)> =
+        of_last.iter().map(|span| (span.name.as_str(), span.failed.as_deref())).collect();
+    assert_eq!(told, [("POST /runs", None), ("attempt", Some("lost"))]);
     // The first attempt went the short way: it waited in no queue.
     let of_run = |span: &Recorded| span.name != "POST /runs";
     let spans = || -> Vec<Recorded> { otlp.of_trace(TRACE).into_iter().filter(of_run).collect() };
@@ -207,8 +221,10 @@ fn a_pull_worker_is_told_the_trace_and_its_attempt_is_in_it() {
 fn a_batch_is_a_trace_of_its_own_with_a_link_to_those_of_its_runs() {
     let otlp = Otlp::start();
     let supplier = Supplier::new(Protocol::OpenAi, harness::Account::open());
-    let server = Server::on(Database::Sqlite).config(&supplier.with_task("llm"));
-    let mut server = recording(server, &otlp).start();
+    let provider = supplier.account.addr();
+    let (wire, said) = overheard(provider);
+    let config = supplier.with_task("llm").replace(&provider.to_string(), &wire.to_string());
+    let mut server = recording(Server::on(Database::Sqlite).config(&config), &otlp).start();
     let mut client = server.client();
     let run = |number| json!({"task": "llm", "payload": supplier.payload(number)});
     let alone = in_trace(&client).post("/runs", &run(0)).is(201);
@@ -222,6 +238,12 @@ fn a_batch_is_a_trace_of_its_own_with_a_link_to_those_of_its_runs() {
     let create = otlp.all().into_iter().find(is_create).expect("it is there");
     assert_eq!((create.parent.as_ref(), create.kind, create.failed.as_ref()), (None, 3, None));
     assert_ne!(create.trace, TRACE);
+    // The provider is told it by the create, and by no other call.
+    let said = String::from_utf8_lossy(&said.lock().expect("nobody panicked")).to_ascii_lowercase();
+    let told: Vec<&str> = said.match_indices("\r\ntraceparent: ").map(|(at, _)| &said[at + 15..at + 67]).collect();
+    assert_eq!(told, [format!("00-{}-{}", create.trace, create.id)]);
+    let head = said.split("post /v1/batches ").nth(1).and_then(|rest| rest.split("\r\n\r\n").next());
+    assert!(head.is_some_and(|head| head.contains(told[0])), "{head:?}");
     let linked: Vec<(String, String)> =
         [header(&alone), header(&together)].iter().map(|own| (TRACE.to_owned(), parts(own).1.to_owned())).collect();
     assert_eq!(create.links, linked);
@@ -234,6 +256,35 @@ fn a_batch_is_a_trace_of_its_own_with_a_link_to_those_of_its_runs() {
         assert!(attempt.fields["run.id"] != untraced.as_str() && attempt.failed.is_none(), "{attempt:?}");
     }
     server.stop();
+}
+
+/// A way to a server on which everything that is sent to it is kept. Its threads end with this process.
+fn overheard(server: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let (addr, said) = (listener.local_addr().expect("its address"), Arc::<Mutex<Vec<u8>>>::default());
+    let kept = said.clone();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let Ok(mut upstream) = TcpStream::connect(server) else { continue };
+            let (Ok(mut back), Ok(mut answers)) = (client.try_clone(), upstream.try_clone()) else { continue };
+            let kept = kept.clone();
+            std::thread::spawn(move || {
+                let mut piece = [0; 8_192];
+                while let Ok(got @ 1..) = client.read(&mut piece) {
+                    kept.lock().expect("nobody panicked").extend_from_slice(&piece[..got]);
+                    if upstream.write_all(&piece[..got]).is_err() {
+                        break;
+                    }
+                }
+                let _ = upstream.shutdown(Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut answers, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (addr, said)
 }
 
 #[test]

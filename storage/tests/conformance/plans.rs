@@ -42,6 +42,7 @@ const RETENTION: &str = include_str!("../../src/store/retention.rs");
 const DRAW: &str = include_str!("../../src/store/draw.rs");
 const ACCEPT: &str = include_str!("../../src/store/accept.rs");
 const IMPORT: &str = include_str!("../../src/store/import.rs");
+const TRACES: &str = include_str!("../../src/store/traces.rs");
 const REPAIR: &str = include_str!("../../src/store/repair.rs");
 
 const HOT: &[Hot] = &[
@@ -68,6 +69,7 @@ const HOT: &[Hot] = &[
     both(REPAIR, "WITH_OUTPUT", "'run', 100"),
     both(IMPORT, "QUEUED_NAMES", "'pool', 1, 100"),
     both(IMPORT, "NAMES_OF_BATCH", "'bat', 1, 100"),
+    both(TRACES, "OF_BATCH", "'bat', 'acme/prod', 100"),
     both(WAITING, "NEXT_DUE", ""),
     both(WAITING, "DUE", "1, 100"),
     both(WAITING, "EXPIRED_BUFFER", "1, 100"),
