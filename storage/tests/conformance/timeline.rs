@@ -89,8 +89,13 @@ on_both! {
             store.marked(at(2)).await
         } else {
             mark_copy(&url, at(2)).await.unwrap();
+            // The first mark is the one that says since when.
+            mark_copy(&url, at(3)).await.unwrap();
             store
         };
+        let doubted = store.doubt().await.unwrap().expect("it is in doubt");
+        assert_eq!((doubted.doubt, doubted.since), (Doubt::Copied { at: at(2) }, at(2)));
+        assert!(doubted.keys.is_empty() && doubted.ids.is_empty());
         let found = store.look_for_failover(at(7)).await.unwrap().expect("it is in doubt");
         assert_eq!((found.doubt, found.batches, found.jobs), (Doubt::Copied { at: at(2) }, 0, 0));
         assert_eq!(store.look_for_failover(at(8)).await.unwrap(), None);
