@@ -60,12 +60,13 @@ pub async fn look_for_failover(store: &Store, within: Duration) -> Option<Failed
     // Whatever else it answers, the next renewal looks again.
     let Ok(Ok(Some(found))) = timeout(within, store.look_for_failover(store.now())).await else { return None };
     if (found.batches, found.jobs) == (0, 0) {
-        warn!("{found}; it has none under way, and no job");
+        warn!(cause = %found.doubt, "the store may have forgotten batches; it has none under way, and no job");
     } else {
         error!(
+            cause = %found.doubt,
             batches = found.batches,
             jobs = found.jobs,
-            "{found}: planned batches are looked for at their providers, and jobs are suspended"
+            "the store may have forgotten batches: planned ones are looked for at their providers, and jobs are suspended"
         );
     }
     Some(found)

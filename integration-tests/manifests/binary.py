@@ -12,7 +12,7 @@ import urllib.request
 
 import host
 from pods import PROBES, STOP_SECONDS
-from render import RENDERED, full, title, workloads
+from render import RENDERED, configuration, full, title, workloads
 from shared import ENVIRONMENT, ROOT, SCRATCH, run, tidegate
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -35,11 +35,10 @@ def commands():
     """(arguments, variables, settings) of everything that starts the binary, with the places that do."""
     found = {}
     for rendered in RENDERED:
-        settings = [thing["data"]["tidegate.toml"] for thing in rendered.objects if thing["kind"] == "ConfigMap"]
         for thing, template in workloads(rendered):
             container = template["spec"]["containers"][0]
             env = {variable["name"]: variable["value"] for variable in container["env"]}
-            key = (tuple(container["args"]), tuple(sorted(env.items())), settings[0])
+            key = (tuple(container["args"]), tuple(sorted(env.items())), configuration(rendered))
             found.setdefault(key, set()).add(f"{rendered.name}: {title(thing)}")
     for name, service in host.composed()["services"].items():
         if service["image"].startswith("tidegate:"):
@@ -116,9 +115,8 @@ def serves():
     place = SCRATCH / "walk"
     found = {}
     for rendered in full():
-        settings = [thing["data"]["tidegate.toml"] for thing in rendered.objects if thing["kind"] == "ConfigMap"]
         for _, template in workloads(rendered):
-            found[rendered.overlay] = (settings[0], template)
+            found[rendered.overlay] = (configuration(rendered), template)
     made = Container(place, *found["sqlite-key"]).run()
     key = made.stdout.strip()
     if made.returncode != 0 or not re.search(r"tg_\S+", key):

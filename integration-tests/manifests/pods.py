@@ -2,7 +2,7 @@
 
 import tomllib
 
-from render import RENDERED, title, workloads
+from render import RENDERED, configuration, title, workloads
 from shared import ROOT
 
 PROBES = {
@@ -88,8 +88,7 @@ def closed(container):
 def settings(rendered):
     """The sections of the configuration that the rendered pods mount, with their defaults."""
     defaults = tomllib.loads((ROOT / "ops/tidegate.toml").read_text())
-    maps = [thing for thing in rendered.objects if thing["kind"] == "ConfigMap"]
-    laid = tomllib.loads(maps[0]["data"]["tidegate.toml"])
+    laid = tomllib.loads(configuration(rendered))
     return {section: defaults.get(section, {}) | laid.get(section, {}) for section in defaults.keys() | laid.keys()}
 
 

@@ -38,6 +38,12 @@ def full():
     return [rendered for rendered in RENDERED if rendered.name.endswith("(full)")]
 
 
+def configuration(rendered):
+    """The text of the configuration that the rendered pods mount."""
+    maps = [thing["data"] for thing in rendered.objects if thing["kind"] == "ConfigMap"]
+    return next(files["tidegate.toml"] for files in maps if "tidegate.toml" in files)
+
+
 def everything():
     there = lambda folder: {path.name for path in (ROOT / "k8s" / folder).iterdir()}
     for overlay in there("overlays") ^ set(FITS):
