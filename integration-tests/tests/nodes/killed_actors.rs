@@ -71,6 +71,8 @@ fn actors_of_three_nodes_killed_by_a_plan_lose_and_repeat_nothing_and_all_that_i
     let slowest = victims.iter().filter_map(|victim| victim["restart_p99_seconds"].as_f64()).fold(0.0, f64::max);
     println!("{} kills of {} actors on {NODES} nodes; slowest restart p99 {slowest:.3} s", kills(), victims.len());
     assert!(slowest <= 1.0, "{report}");
+    // The first one's connection was closed for idling while a long plan was carried out.
+    let mut client = Client::new(&cluster.doors()[0]);
     eventually("the job has bought all", || {
         client.get(&format!("/jobs/{job}")).is(200).json()["items"]["succeeded"] == RUNS
     });
