@@ -13,7 +13,7 @@ use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is to be synced for a commit to be durable. The least one is durable as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -23,7 +23,8 @@ pub struct Mark(u64);
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    file: Mutex<Option<Arc<File>>>,
+    /// Held while it is synced: the kernel tells of an error once, and whoever synced beside would not hear of it.
+    file: Mutex<Option<File>>,
     /// Commits that have ended.
     written: AtomicU64,
     /// How many of them are on the disk.
@@ -72,6 +73,7 @@ impl Log {
 
     /// The same on this thread, which waits for the disk.
     pub(super) fn sync_here(&self, mark: Mark) -> Result<(), StoreError> {
+        let mut file = self.held();
         if self.is_synced(mark) {
             return Ok(());
         }
@@ -80,7 +82,7 @@ impl Log {
         }
         // What ends while the disk is busy may be left out.
         let written = self.written.load(Ordering::Acquire);
-        let synced = self.current().and_then(|file| file.map_or(Ok(()), |file| file.sync_data()));
+        let synced = self.current(&mut file).and_then(|file| file.map_or(Ok(()), File::sync_data));
         synced.map_err(|error| {
             self.failed.store(true, Ordering::Release);
             self.error(error)
@@ -93,21 +95,25 @@ impl Log {
         self.synced.load(Ordering::Acquire) >= mark.0
     }
 
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The file as it is now. SQLite removes it with its last connection, when all of it is in the database and
     /// synced there, and makes a new one with the next.
-    fn current(&self) -> std::io::Result<Option<Arc<File>>> {
-        let mut known = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*known
-            && file.metadata()?.nlink() > 0
-        {
-            return Ok(Some(file.clone()));
-        }
-        *known = match File::open(&self.path) {
-            Ok(file) => Some(Arc::new(file)),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
+    fn current<'a>(&self, known: &'a mut Option<File>) -> std::io::Result<Option<&'a File>> {
+        let is_there = match known {
+            Some(file) => file.metadata()?.nlink() > 0,
+            None => false,
         };
-        Ok(known.clone())
+        if !is_there {
+            *known = match File::open(&self.path) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(known.as_ref())
     }
 
     fn error(&self, source: Error) -> StoreError {
@@ -172,7 +178,11 @@ mod tests {
         let (dir, log) = log();
         let path = dir.path().join("a.db-wal");
         std::fs::write(&path, "x").expect("a log");
-        let size = || log.current().expect("it can be opened").map(|file| file.metadata().expect("it is there").size());
+        let size = || {
+            let mut held = log.held();
+            let file = log.current(&mut held).expect("it can be opened");
+            file.map(|file| file.metadata().expect("it is there").size())
+        };
         assert_eq!(size(), Some(1));
         std::fs::remove_file(&path).expect("it is removed");
         log.sync_here(log.wrote()).expect("SQLite has copied all of it");
