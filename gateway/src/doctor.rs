@@ -86,7 +86,7 @@ pub fn run(args: &DoctorArgs, common: &Common, config: Result<Config, Failure>) 
     checks.extend(session::store_url(common).ok().and_then(|url| machine::disk(&url)));
     checks.push(machine::open_files());
     checks.extend(machine::ports(&config, looked.in_use));
-    checks.extend(runtime.block_on(tasks::checks(&config, args.online)));
+    checks.extend(runtime.block_on(tasks::checks(common, &config, args.online)));
     checks.extend(prices::checks(&config, SystemClock.now()));
     let ask = provider::Ask { online: args.online, common, config: &config, doubted: looked.doubted.as_ref() };
     checks.extend(runtime.block_on(ask.checks()));

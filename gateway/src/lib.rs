@@ -43,6 +43,7 @@ pub mod exit;
 pub mod config;
 pub mod config_command;
 pub mod tasks;
+pub mod hidden;
 pub mod llm;
 pub mod telemetry;
 pub mod stdout;

@@ -78,7 +78,11 @@ async fn serve(
         say!("warning: programs can look into this process: {error}");
     }
     let listen = args.listen.unwrap_or(config.server.listen);
-    let tasks = crate::tasks::make(config)?;
+    let hidden = crate::hidden::from_programs(common, config)?;
+    if let Some(why) = crate::hidden::seen_because(&hidden, config) {
+        say!("warning: programs can read this node's own files: {why}; `tidegate doctor` says what helps");
+    }
+    let tasks = crate::tasks::make(config, &hidden)?;
     let store = session::open_store(common, config).await?;
     let checked = check_address(listen, args.auth, store.has_keys().await?)?;
     // Before anything is said to listen: whoever reads that may send a signal at once.

@@ -3,7 +3,7 @@
 use crate::config::{Config, TaskConfig};
 use crate::exit::Failure;
 use actors::backoff::Backoff;
-use actors::executor::exec::{Exec, ExecTask, Limits};
+use actors::executor::exec::{Exec, ExecTask, Hidden, Limits, Sandbox};
 use actors::executor::http::{Http, HttpTask, WebhookSecret};
 use actors::executor::noop::Noop;
 use actors::runs::{PayloadCheck, Task, TaskKind, Tasks};
@@ -58,6 +58,10 @@ pub fn wrong(tasks: &BTreeMap<String, TaskConfig>) -> Vec<String> {
         if task.kind != "exec" && (task.program.is_some() || !task.args.is_empty()) {
             add(".program and .args belong to tasks of the kind exec".to_owned());
         }
+        let listed = [&task.read_paths, &task.write_paths].iter().any(|paths| paths.is_some());
+        if task.kind != "exec" && (task.sandbox.is_some() || listed || task.connect_ports.is_some()) {
+            add(".sandbox, .read_paths, .write_paths and .connect_ports belong to tasks of the kind exec".to_owned());
+        }
         if task.kind != "http" && (task.url.is_some() || task.secret_file.is_some()) {
             add(".url and .secret_file belong to tasks of the kind http".to_owned());
         }
@@ -65,12 +69,13 @@ pub fn wrong(tasks: &BTreeMap<String, TaskConfig>) -> Vec<String> {
     wrong
 }
 
-/// Makes the tasks; a program that is not there or a secret that cannot be read is named.
-pub fn make(config: &Config) -> Result<Tasks, Failure> {
+/// Makes the tasks; a program that is not there or a secret that cannot be read is named. Programs are kept from what
+/// is hidden.
+pub fn make(config: &Config, hidden: &Hidden) -> Result<Tasks, Failure> {
     let retry = config.sections().retry();
     let mut tasks = BTreeMap::new();
     for (name, task) in &config.tasks {
-        let (word, kind) = kind_of(config, name, task)?;
+        let (word, kind) = kind_of(config, hidden, name, task)?;
         let seconds = |value: Option<f64>| value.map(Duration::from_secs_f64);
         tasks.insert(
             name.clone(),
@@ -91,7 +96,12 @@ pub fn make(config: &Config) -> Result<Tasks, Failure> {
     Ok(Tasks::new(tasks, retry))
 }
 
-fn kind_of(config: &Config, name: &str, task: &TaskConfig) -> Result<(&'static str, TaskKind), Failure> {
+fn kind_of(
+    config: &Config,
+    hidden: &Hidden,
+    name: &str,
+    task: &TaskConfig,
+) -> Result<(&'static str, TaskKind), Failure> {
     let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("tasks.{name}: {error}"));
     Ok(match task.kind.as_str() {
         "pull" => ("pull", TaskKind::Pull),
@@ -102,7 +112,7 @@ fn kind_of(config: &Config, name: &str, task: &TaskConfig) -> Result<(&'static s
         }
         "exec" => {
             let exec = Exec::new(exec_task(task)).map_err(|error| bad(&error))?;
-            ("exec", TaskKind::Own(Arc::new(exec)))
+            ("exec", TaskKind::Own(Arc::new(exec.with_hidden(hidden.clone()))))
         }
         "http" => {
             let http = Http::new(http_task(name, task)?, Arc::new(SystemClock)).map_err(|error| bad(&error))?;
@@ -128,6 +138,12 @@ pub(crate) fn exec_task(task: &TaskConfig) -> ExecTask {
             processes: task.processes,
             file_bytes: task.file_bytes,
             ..default.limits
+        },
+        sandbox: Sandbox {
+            enabled: task.sandbox.unwrap_or(true),
+            read: task.read_paths.clone(),
+            write: task.write_paths.clone(),
+            connect: task.connect_ports.clone(),
         },
         success_codes: task.success_codes.clone().unwrap_or(default.success_codes),
         no_retry_codes: task.no_retry_codes.clone(),

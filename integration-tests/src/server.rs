@@ -6,9 +6,13 @@
 use crate::case::{Database, Ended, binary};
 use crate::eventually::{Deadline, eventually};
 use crate::http::{Client, Door};
+use crate::own_postgres::is_root;
 use crate::sql::{self, Row};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -23,6 +27,8 @@ pub struct Server {
     env: Vec<(String, String)>,
     args: Vec<String>,
     expected: Vec<String>,
+    /// What becomes the binary, besides what every test does.
+    user: Vec<String>,
     door: Door,
     ops: Door,
     running: Option<Running>,
@@ -108,8 +114,12 @@ pub(crate) fn spawn(command: Command) -> Child {
 
 /// The binary under `setpriv --pdeathsig`, which becomes it.
 pub(crate) fn mortal() -> Command {
+    mortal_as(&[], &binary())
+}
+
+fn mortal_as(user: &[String], binary: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
+    command.args(user).args(["--pdeathsig", "KILL", "--"]).arg(binary);
     command
 }
 
@@ -130,6 +140,7 @@ impl Server {
             env: Vec::new(),
             args: Vec::new(),
             expected: Vec::new(),
+            user: Vec::new(),
             door: Door::default(),
             ops: Door::default(),
             running: None,
@@ -137,6 +148,24 @@ impl Server {
             starts: 0,
         };
         server.set("nodes.lease_seconds", lease).set("supervisor.sweep_seconds", "0.3")
+    }
+
+    /// As a system service is: of a user of its own, whose only folder is one in root's, with SQLite. Comes first. Only
+    /// root can set this up; for others there is none.
+    pub fn as_service() -> Option<Server> {
+        const NOBODY: u32 = 65_534;
+        is_root().then_some(())?;
+        let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir_in("/var/lib").expect("a folder");
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is seen by all");
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).expect("a folder");
+        std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("root may give it away");
+        std::fs::copy(binary(), dir.path().join("tidegate")).expect("the binary can be copied");
+        let mut server = Server::on(Database::Sqlite);
+        server.store = format!("sqlite:{}", own.join("state.sqlite").display());
+        server.user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()].into();
+        server.dir = dir;
+        Some(server)
     }
 
     /// One that is started, with nothing set.
@@ -196,7 +225,8 @@ impl Server {
 
     /// Any other command on the same store, with the same settings.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = mortal();
+        let copy = (!self.user.is_empty()).then(|| self.dir.path().join("tidegate"));
+        let mut command = mortal_as(&self.user, &copy.unwrap_or_else(binary));
         command.args(args).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.dir.path());
         command.env("TIDEGATE_STORE", &self.store).env("TIDEGATE_LOG", "info").current_dir(self.dir.path());
         command.envs(self.env.iter().cloned()).stdin(Stdio::null());

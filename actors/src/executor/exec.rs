@@ -1,5 +1,5 @@
 //! Runs a program for each run: an allow-listed one by its absolute path, argv only, no shell, no search path,
-//! a clean environment, a working folder of its own, limits, and its whole process tree ended with it.
+//! a clean environment, a working folder of its own, limits, walls, and its whole process tree ended with it.
 //!
 //! The program is not a child of the node but of a guard (`tidegate exec-guard`), which holds a socket to the
 //! node: when the node dies, even by SIGKILL, the socket closes and the guard ends the tree.
@@ -7,12 +7,14 @@
 pub mod order;
 pub mod guard;
 mod template;
+mod sandbox;
 mod check;
 mod attempt;
 mod signal;
 
 pub use check::BadTask;
 pub use order::Limits;
+pub use sandbox::{Hidden, Means, Sandbox};
 pub use template::{BadPayload, BadTemplate};
 
 use super::{Assignment, Executor, Outcome, Output, Stop};
@@ -26,7 +28,7 @@ use template::Template;
 use tokio::sync::watch;
 
 /// The binary that is running, also when its file was replaced meanwhile: node and guard are of one version.
-const OURSELVES: &str = "/proc/self/exe";
+pub const OURSELVES: &str = "/proc/self/exe";
 
 /// How runs of one task are carried out.
 #[derive(Clone)]
@@ -44,6 +46,7 @@ pub struct ExecTask {
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
     pub limits: Limits,
+    pub sandbox: Sandbox,
     pub success_codes: Vec<i32>,
     /// Exit codes after which another attempt cannot help.
     pub no_retry_codes: Vec<i32>,
@@ -59,6 +62,7 @@ impl Default for ExecTask {
             pass_env: Vec::new(),
             grace: Duration::from_secs(5),
             limits: Limits::default(),
+            sandbox: Sandbox::default(),
             success_codes: vec![0],
             no_retry_codes: Vec::new(),
         }
@@ -76,6 +80,7 @@ impl fmt::Debug for ExecTask {
             .field("pass_env", &self.pass_env)
             .field("grace", &self.grace)
             .field("limits", &self.limits)
+            .field("sandbox", &self.sandbox)
             .field("success_codes", &self.success_codes)
             .field("no_retry_codes", &self.no_retry_codes)
             .finish()
@@ -128,6 +133,7 @@ struct Parts {
     binary: PathBuf,
     /// Where the private folders are made.
     scratch: PathBuf,
+    hidden: Hidden,
 }
 
 impl Exec {
@@ -136,13 +142,19 @@ impl Exec {
         let args = check::check(&task)?;
         let scratch = std::env::temp_dir();
         let scratch = std::path::absolute(&scratch).unwrap_or(scratch);
-        let parts = Parts { task, args, binary: PathBuf::from(OURSELVES), scratch };
+        let parts = Parts { task, args, binary: PathBuf::from(OURSELVES), scratch, hidden: Hidden::default() };
         Ok(Exec { parts: Arc::new(parts) })
     }
 
     /// With the guard of another binary than the running one.
     pub fn with_binary(mut self, binary: PathBuf) -> Exec {
         Arc::make_mut(&mut self.parts).binary = binary;
+        self
+    }
+
+    /// With files that its programs are not to see.
+    pub fn with_hidden(mut self, hidden: Hidden) -> Exec {
+        Arc::make_mut(&mut self.parts).hidden = hidden;
         self
     }
 

@@ -183,6 +183,11 @@ pub struct TaskConfig {
     pub open_files: Option<u64>,
     pub processes: Option<u64>,
     pub file_bytes: Option<u64>,
+    /// `false`: programs are kept from nothing that their permissions let them do.
+    pub sandbox: Option<bool>,
+    pub read_paths: Option<Vec<PathBuf>>,
+    pub write_paths: Option<Vec<PathBuf>>,
+    pub connect_ports: Option<Vec<u16>>,
     pub success_codes: Option<Vec<i32>>,
     pub no_retry_codes: Vec<i32>,
     // http

@@ -1,7 +1,9 @@
 //! Tasks: whether programs are there and may be run, and whether webhooks have an address.
 
 use super::Check;
+use crate::cli::Common;
 use crate::config::{Config, TaskConfig};
+use crate::hidden;
 use crate::tasks::{exec_task, http_task};
 use actors::executor::exec::Exec;
 use actors::executor::http::Http;
@@ -12,9 +14,9 @@ use storage::model::SystemClock;
 const RESOLVED_WITHIN: Duration = Duration::from_secs(10);
 const CORRECT: &str = "correct the task; a server does not start with it";
 
-/// A line for each `exec` and `http` task. Names are looked up only if `online`.
-pub async fn checks(config: &Config, online: bool) -> Vec<Check> {
-    let mut checks = Vec::new();
+/// A line for each `exec` and `http` task, and one for what programs can see. Names are looked up only if `online`.
+pub async fn checks(common: &Common, config: &Config, online: bool) -> Vec<Check> {
+    let mut checks: Vec<Check> = sight(common, config).into_iter().collect();
     for (name, task) in &config.tasks {
         let label = format!("task {name}");
         match task.kind.as_str() {
@@ -24,6 +26,18 @@ pub async fn checks(config: &Config, online: bool) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// Whether programs can see the node's own files; nothing is said where there are no programs.
+fn sight(common: &Common, config: &Config) -> Option<Check> {
+    config.tasks.values().find(|task| task.kind == "exec")?;
+    let hidden = hidden::from_programs(common, config).ok()?;
+    let fix = "give the tasks read_paths and write_paths; or run the node as a user of its own, with its files in a \
+               folder like /var/lib/tidegate; or as root, which may hide them";
+    Some(match hidden::seen_because(&hidden, config) {
+        None => Check::ok("programs", "they cannot read the store, the configuration, or files with secrets"),
+        Some(why) => Check::warn("programs", format!("they can read the node's own files: {why}"), fix),
+    })
 }
 
 fn program(label: &str, task: &TaskConfig) -> Check {

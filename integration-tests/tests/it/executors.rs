@@ -3,6 +3,7 @@
 mod programs;
 mod ends;
 mod sandbox;
+mod walls;
 mod webhooks;
 
 use actors::executor::exec::{Exec, ExecTask};
@@ -126,7 +127,11 @@ impl Ended {
 }
 
 fn run(task: ExecTask, payload: &str) -> Ended {
-    Underway::begin(&exec(task), assignment(payload), PLENTY).end()
+    run_by(&exec(task), payload)
+}
+
+fn run_by(exec: &Exec, payload: &str) -> Ended {
+    Underway::begin(exec, assignment(payload), PLENTY).end()
 }
 
 fn text(chunks: &[Chunk], stream: Stream) -> String {

@@ -132,6 +132,7 @@ fn order(parts: &Parts, assignment: &Assignment) -> Result<Order, super::BadPayl
         scratch: parts.scratch.join(name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "-")),
         grace_millis: u64::try_from(task.grace.as_millis()).unwrap_or(u64::MAX),
         limits: task.limits,
+        walls: task.sandbox.walls(task, &parts.hidden),
         payload_bytes: u64::try_from(assignment.payload.len()).unwrap_or(u64::MAX),
         start_by_nanos: u64::try_from(assignment.start_by.as_nanos()).unwrap_or(u64::MAX),
     })

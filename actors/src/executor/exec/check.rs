@@ -1,7 +1,7 @@
 //! What is refused about an `exec` task before any run gets to it.
 
-use super::ExecTask;
 use super::template::{BadTemplate, Template};
+use super::{ExecTask, Sandbox};
 use rustix::fs::{Access, access};
 use std::fs::File;
 use std::io::Read;
@@ -33,6 +33,12 @@ pub enum BadTask {
     OurVariable { name: String },
     #[error("paths in tasks must be UTF-8; {path:?} is not")]
     NotUtf8 { path: PathBuf },
+    #[error("{key}: {path:?} is not an absolute path of something that is there")]
+    BadPath { key: &'static str, path: PathBuf },
+    #[error("{key} belongs to a sandbox, and this task has none")]
+    NoSandbox { key: &'static str },
+    #[error("{key} needs Landlock (Linux 6.7 or later, with `landlock` in its list of security modules) and seccomp")]
+    CannotList { key: &'static str },
     #[error("exec tasks need Linux")]
     NotHere,
 }
@@ -46,7 +52,8 @@ pub(super) fn check(task: &ExecTask) -> Result<Vec<Template>, BadTask> {
     if let Some(cwd) = task.cwd.as_ref().filter(|cwd| !cwd.is_absolute() || !cwd.is_dir()) {
         return Err(BadTask::BadCwd { cwd: cwd.clone() });
     }
-    let paths = task.cwd.iter().chain([&task.program]);
+    let listed = task.sandbox.read.iter().chain(&task.sandbox.write).flatten();
+    let paths = task.cwd.iter().chain([&task.program]).chain(listed);
     if let Some(path) = paths.into_iter().find(|path| path.to_str().is_none()) {
         return Err(BadTask::NotUtf8 { path: path.clone() });
     }
@@ -59,10 +66,40 @@ pub(super) fn check(task: &ExecTask) -> Result<Vec<Template>, BadTask> {
             return Err(BadTask::OurVariable { name: name.clone() });
         }
     }
+    check_sandbox(&task.sandbox)?;
     let read = |argument: &String| {
         Template::parse(argument).map_err(|why| BadTask::BadArgument { argument: argument.clone(), why })
     };
     task.args.iter().map(read).collect()
+}
+
+/// What is listed must be there and can be enforced: nobody relies on walls that do not stand.
+fn check_sandbox(sandbox: &Sandbox) -> Result<(), BadTask> {
+    let Sandbox { enabled, read, write, connect } = sandbox;
+    let lists = [("read_paths", read), ("write_paths", write)];
+    let listed = lists.iter().filter(|(_, paths)| paths.is_some()).map(|(key, _)| *key);
+    if let Some(key) = listed.chain(connect.as_ref().map(|_| "connect_ports")).next() {
+        if !enabled {
+            return Err(BadTask::NoSandbox { key });
+        }
+        if !can_list() {
+            return Err(BadTask::CannotList { key });
+        }
+    }
+    for (key, paths) in lists {
+        if let Some(path) = paths.iter().flatten().find(|path| !path.is_absolute() || !path.exists()) {
+            return Err(BadTask::BadPath { key, path: path.clone() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+use super::guard::walls::can_list;
+
+#[cfg(not(target_os = "linux"))]
+fn can_list() -> bool {
+    false
 }
 
 fn check_program(program: &Path) -> Result<(), BadTask> {
@@ -147,5 +184,9 @@ mod tests {
         assert!(refused(|task| task.env = variable("", "")).contains("cannot be the name"));
         assert!(refused(|task| task.env = variable("TIDEGATE_STORE", "x")).contains("by the node alone"));
         assert!(refused(|task| task.pass_env = vec!["TIDEGATE_STORE".to_owned()]).contains("by the node alone"));
+        assert!(refused(|task| task.sandbox.read = Some(vec![PathBuf::from("tmp")])).contains("read_paths"));
+        assert!(refused(|task| task.sandbox.write = Some(vec![PathBuf::from("/no/such")])).contains("write_paths"));
+        let open = Sandbox { enabled: false, connect: Some(vec![443]), ..Sandbox::default() };
+        assert!(refused(|task| task.sandbox = open).contains("connect_ports"));
     }
 }

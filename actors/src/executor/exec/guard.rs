@@ -10,6 +10,8 @@ mod launch;
 #[cfg(target_os = "linux")]
 mod tree;
 #[cfg(target_os = "linux")]
+pub(in crate::executor::exec) mod walls;
+#[cfg(target_os = "linux")]
 mod watch;
 
 use std::ffi::OsString;
@@ -24,6 +26,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     match arguments.split_first() {
         None => watch::run(),
         Some((word, launch)) if word == launch::WORD => launch::run(launch),
+        Some((word, [])) if word == walls::TRY_MOUNTS => walls::try_mounts(),
         Some(_) => refuse("it is started by a node, and takes no arguments"),
     }
 }

@@ -32,6 +32,27 @@ pub struct Limits {
     pub keep_capabilities: bool,
 }
 
+/// What a program is kept from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// Covered by mounts.
+    pub cover: Vec<PathBuf>,
+    /// Left away: whatever its permissions let it.
+    pub files: Option<Files>,
+    /// TCP ports that it may connect to; none at all: no socket. Left away: any.
+    pub connect: Option<Vec<u16>>,
+}
+
+/// Which files a program may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Files {
+    /// All that are there when it starts, but these.
+    AllBut { hidden: Vec<PathBuf> },
+    /// Those to read, those to read and write, and its private folder; of none the hidden ones.
+    Listed { read: Vec<PathBuf>, write: Vec<PathBuf>, hidden: Vec<PathBuf> },
+}
+
 /// One program to be run. It has no `Debug`: its environment may hold secrets of the operator.
 #[derive(Serialize, Deserialize)]
 pub struct Order {
@@ -44,6 +65,8 @@ pub struct Order {
     pub scratch: PathBuf,
     pub grace_millis: u64,
     pub limits: Limits,
+    /// Left away: it is kept from nothing that its permissions let it do.
+    pub walls: Option<Walls>,
     pub payload_bytes: u64,
     /// As in the assignment, in nanoseconds.
     pub start_by_nanos: u64,

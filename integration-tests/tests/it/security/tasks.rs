@@ -119,36 +119,48 @@ fn s14_only_an_absolute_program_of_the_configuration_is_run_and_no_request_names
 }
 
 /// Tries what a program should not be able to do, and says which of it worked.
-const PROBE: &str = r#"node=$1; guard=$PPID
+const PROBE: &str = r#"node=$1; store=$2; guard=$PPID
 say() { echo "open: $1"; }
 for pid in $node $guard; do for file in environ mem maps auxv fd; do
     head -c 1 /proc/$pid/$file >/dev/null 2>&1 && say "$pid/$file"; done
     readlink /proc/$pid/exe /proc/$pid/cwd /proc/$pid/fd/* | grep -q . && say "$pid: its files"
 done
+for file in $store $store-wal $store-shm $3; do
+    [ -e $file ] || say "$file is not there"
+    head -c 1 $file 2>/dev/null | grep -q . && say "$file is read"
+    (: >> $file) 2>/dev/null && say "$file is written"
+    rm -f $file 2>/dev/null && say "$file is removed"
+done
 mount -t tmpfs none . 2>/dev/null && say mount
 umount /proc 2>/dev/null && say umount
+umount $store 2>/dev/null && say uncovered
 chroot / /bin/true 2>/dev/null && say chroot
 mknod device c 1 3 2>/dev/null && say mknod
 unshare --mount true 2>/dev/null && say unshare
+unshare --user --map-root-user true 2>/dev/null && say "a user namespace"
 nice -n -5 true 2>&1 | grep -q . || say nice
-setpriv --reuid=12345 true 2>/dev/null && [ "$(id -u)" = 0 ] && say setuid
+setpriv --reuid=12345 true 2>/dev/null && say setuid
 env | grep -i canary && say environment
 pwd | grep -q run_ || say "the folder is not its own"
 [ -z "$(ls -A)" ] || say "the folder is not empty"
 grep -q '^NoNewPrivs:.1' /proc/self/status || say privileges
 grep -q '^CapEff:.0000000000000000' /proc/self/status || say capabilities
+grep -q '^Seccomp:.2' /proc/self/status || say "system calls"
 [ "$(ulimit -c)" = 0 ] || say "core dumps"
+head -c 1 /etc/passwd >/dev/null || say "not even what is everybody's"
 echo done"#;
 
-#[test]
-fn s15_and_s16_a_probe_of_the_running_server_finds_its_doors_closed() {
-    let script = serde_json::Value::from(PROBE);
-    let config = format!(
-        "[tasks.probe]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nargs = [\"-c\", {script}, \"sh\", \"{{payload.node}}\"]\n{LATER}"
-    );
+fn probed(server: Server) {
     let canary = "canary-8c1e";
-    let mut server =
-        Server::on(Database::Sqlite).config(&config).env("OPENAI_API_KEY", canary).env("SOME_SECRET", canary).start();
+    let script = serde_json::Value::from(PROBE);
+    let (settings, store) = (server.dir.path().join("tidegate.toml"), server.store.clone());
+    let store = store.trim_start_matches("sqlite:");
+    let config = format!(
+        "[tasks.probe]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nmax_attempts = 1\n\
+         args = [\"-c\", {script}, \"sh\", \"{{payload.node}}\", \"{store}\", \"{}\"]\n{LATER}",
+        settings.display()
+    );
+    let mut server = server.config(&config).env("OPENAI_API_KEY", canary).env("SOME_SECRET", canary).start();
     let mut client = server.client();
     let run = client.run(&json!({"task": "probe", "payload": {"node": server.pid().to_string()}}));
     eventually("the probe has ended", || client.read(&run)["finished_at"].is_string());
@@ -156,6 +168,74 @@ fn s15_and_s16_a_probe_of_the_running_server_finds_its_doors_closed() {
     let errors = client.get(&format!("/runs/{run}/output?stream=stderr")).is(200).text();
     assert_eq!(said, "done\n", "{errors}{}", client.read(&run));
     server.stop();
+}
+
+/// Of root's, which hides its files by mounts, as of anybody's who may.
+#[test]
+fn s15_and_s16_a_probe_of_the_running_server_finds_its_doors_closed() {
+    probed(Server::on(Database::Sqlite));
+}
+
+/// Which may not mount: what it hides, it leaves out of what is allowed.
+#[test]
+fn s15_and_s16_a_probe_of_a_service_with_a_user_of_its_own_finds_its_doors_closed() {
+    let Some(server) = Server::as_service() else { return println!("skipped: only root can set up a service") };
+    probed(server);
+}
+
+/// Where a program may make files beside the store, nothing can be left out of what is allowed.
+#[test]
+fn s16_where_programs_can_see_the_nodes_files_server_and_doctor_say_so() {
+    let Some(server) = Server::as_service() else { return println!("skipped: only root can set up a service") };
+    let deeper = server.store.replace("own/", "own/deeper/");
+    let task = "[tasks.probe]\nkind = \"exec\"\nprogram = \"/bin/true\"\n";
+    let mut server = server.with_store(&deeper);
+    for (settings, words) in [
+        ("", "programs may make files in"),
+        ("sandbox = false\n", "tasks.probe has no sandbox"),
+        ("read_paths = []\n", "they cannot read the store"),
+    ] {
+        server = server.config(&format!("{task}{settings}"));
+        let doctor = server.command(&["doctor"]).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(said.contains(words), "{settings}: {said}");
+        let before = server.lines().len();
+        server.again();
+        server.stop();
+        let lines = server.lines().split_off(before);
+        let warned = lines.iter().any(|line| line.contains("programs can read this node's own files"));
+        assert_eq!(warned, !said.contains("cannot read"), "{settings}: {said} {lines:?}");
+    }
+}
+
+/// Root is bound by no such limit, others are.
+#[test]
+fn s15_a_storm_of_processes_stops_at_its_limit() {
+    let Some(server) = Server::as_service() else { return println!("skipped: only root can set up a service") };
+    let config = "[tasks.storm]\nkind = \"exec\"\nprogram = \"/bin/sh\"\nprocesses = 150\nmax_attempts = 1\n\
+                  args = [\"-c\", \"i=0; while [ $i -lt 300 ]; do sleep 4713 & i=$((i+1)); echo $i; done; echo free\"]\n";
+    let mut server = server.config(config).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "storm"}));
+    eventually("the storm has ended", || client.read(&run)["status"] == "failed");
+    let said = client.get(&format!("/runs/{run}/output")).is(200).text();
+    let started = said.lines().count();
+    assert!(started < 150 && !said.contains("free"), "{started} were started");
+    server.stop();
+}
+
+#[test]
+fn s15_walls_that_cannot_stand_are_refused_before_anything_starts() {
+    for (settings, words) in [
+        ("read_paths = [\"relative\"]", "absolute path"),
+        ("write_paths = [\"/no/such/folder\"]", "something that is there"),
+        ("sandbox = false\nconnect_ports = []", "this task has none"),
+    ] {
+        let said = refused(&format!("[tasks.probe]\nkind = \"exec\"\nprogram = \"/bin/true\"\n{settings}\n"));
+        assert!(said.contains(words), "{settings}: {said}");
+    }
+    let said = refused("[tasks.probe]\nkind = \"pull\"\nsandbox = true\n");
+    assert!(said.contains("belong to tasks of the kind exec"), "{said}");
 }
 
 #[test]

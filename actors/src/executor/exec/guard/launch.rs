@@ -1,12 +1,15 @@
-//! The last step before the program: a child of the guard that takes the limits upon itself and becomes it.
+//! The last step before the program: a child of the guard that takes limits and walls upon itself and becomes it.
 //!
 //! It is a process of its own, because limits that were the guard's too could keep the guard from its work.
 
-use super::NOT_STARTED;
+use super::{NOT_STARTED, walls};
 use crate::executor::exec::check::is_runnable;
-use crate::executor::exec::order::Limits;
+use crate::executor::exec::order::{Limits, Order, Walls};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{CapabilitySet, clear_ambient_capability_set, remove_capability_from_bounding_set, set_name};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,18 +23,21 @@ pub(super) const WORD: &str = "launch";
 const STARTING: &str = "tg:starting";
 const FAILED: &str = "tg:failed:";
 
+/// What the step takes upon itself; of the order, what is no secret, since arguments can be read by all.
+#[derive(Serialize, Deserialize)]
+struct Bounds<'a> {
+    limits: Limits,
+    walls: Cow<'a, Option<Walls>>,
+    scratch: Cow<'a, Path>,
+}
+
 /// From the guard: starts the step. HOME, TMPDIR and the rest of the environment are the program's own.
-pub(super) fn spawn(
-    program: &Path,
-    args: &[String],
-    environment: &std::collections::BTreeMap<String, String>,
-    cwd: &Path,
-    limits: &Limits,
-) -> std::io::Result<Child> {
-    let limits = serde_json::to_string(limits)?;
+pub(super) fn spawn(order: &Order, environment: &BTreeMap<String, String>, cwd: &Path) -> std::io::Result<Child> {
+    let (walls, scratch) = (Cow::Borrowed(&order.walls), Cow::Borrowed(order.scratch.as_path()));
+    let bounds = serde_json::to_string(&Bounds { limits: order.limits, walls, scratch })?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("tidegate").args([crate::executor::exec::order::SUBCOMMAND, WORD]);
-    command.arg(std::process::id().to_string()).arg(limits).arg(program).args(args);
+    command.arg(std::process::id().to_string()).arg(bounds).arg(&order.program).args(&order.args);
     command.env_clear().envs(environment).current_dir(cwd).stdin(Stdio::piped());
     command.spawn()
 }
@@ -50,21 +56,21 @@ pub(super) fn failure(name: &str) -> Option<std::io::Error> {
 
 /// As that child: never comes back if it works.
 pub(super) fn run(arguments: &[OsString]) -> ExitCode {
-    let [guard, limits, program, args @ ..] = arguments else { return super::refuse("it is started by a guard") };
-    let error = become_program(guard, limits, program, args);
+    let [guard, bounds, program, args @ ..] = arguments else { return super::refuse("it is started by a guard") };
+    let error = become_program(guard, bounds, program, args);
     super::say(&format!("cannot start {}: {error}", program.display()));
     name_ourselves(&format!("{FAILED}{}", error.raw_os_error().unwrap_or(0)));
     ExitCode::from(NOT_STARTED)
 }
 
-fn become_program(guard: &OsStr, limits: &OsStr, program: &OsStr, args: &[OsString]) -> std::io::Error {
-    let limits = limits.to_str().and_then(|text| serde_json::from_str(text).ok());
-    let Some(limits) = limits else { return std::io::Error::other("its limits cannot be read") };
+fn become_program(guard: &OsStr, bounds: &OsStr, program: &OsStr, args: &[OsString]) -> std::io::Error {
+    let bounds = bounds.to_str().and_then(|text| serde_json::from_str(text).ok());
+    let Some(bounds) = bounds else { return std::io::Error::other("its limits cannot be read") };
     name_ourselves(STARTING);
     if !is_runnable(Path::new(program)) {
         return rustix::io::Errno::NOEXEC.into();
     }
-    match prepare(guard, &limits) {
+    match prepare(guard, &bounds) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
@@ -75,7 +81,7 @@ fn name_ourselves(name: &str) {
     let _ = CString::new(name).map(|name| set_name(&name));
 }
 
-fn prepare(guard: &OsStr, limits: &Limits) -> std::io::Result<()> {
+fn prepare(guard: &OsStr, bounds: &Bounds<'_>) -> std::io::Result<()> {
     // Should the guard be killed, at least the program itself goes with it.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let guard = guard.to_str().and_then(|text| text.parse().ok()).and_then(Pid::from_raw);
@@ -83,8 +89,17 @@ fn prepare(guard: &OsStr, limits: &Limits) -> std::io::Result<()> {
         return Err(std::io::Error::other("the guard is gone"));
     }
     rustix::process::setsid()?;
+    walls::close_inherited()?;
+    let Bounds { limits, walls, scratch } = bounds;
+    if let Some(walls) = walls.as_ref() {
+        walls::raise_privileged(walls, scratch)?;
+    }
     if !limits.keep_capabilities {
         give_up_capabilities();
+    }
+    // Before the limits, which could keep us from it.
+    if let Some(walls) = walls.as_ref() {
+        walls::raise(walls, scratch)?;
     }
     limit(limits)
 }

@@ -105,7 +105,7 @@ fn start(order: &Order) -> io::Result<Child> {
     if !cwd.is_dir() {
         return Err(io::Error::other(format!("there is no folder {} to start it in", cwd.display())));
     }
-    launch::spawn(&order.program, &order.args, &environment, cwd, &order.limits)
+    launch::spawn(order, &environment, cwd)
 }
 
 /// One thread feeds the program, one listens to the node, one waits for the program's end. They end with the
