@@ -49,8 +49,10 @@ fn named(path: &Option<PathBuf>) -> Option<PathBuf> {
 /// The files of a database, or those that open one elsewhere.
 fn of_store(url: &str) -> Vec<PathBuf> {
     if let Some(path) = url.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        return OF_SQLITE.map(|suffix| PathBuf::from(format!("{path}{suffix}"))).into();
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        // What is kept beside it is beside the file that a link leads to.
+        let path = path.canonicalize().unwrap_or(path);
+        return OF_SQLITE.map(|suffix| PathBuf::from(format!("{}{suffix}", path.display()))).into();
     }
     let key = url.split(['?', '&']).find_map(|part| part.strip_prefix("sslkey=")).map(PathBuf::from);
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);

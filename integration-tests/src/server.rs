@@ -153,17 +153,18 @@ impl Server {
     /// As a system service is: of a user of its own, whose only folder is one in root's, with SQLite. Comes first. Only
     /// root can set this up; for others there is none.
     pub fn as_service() -> Option<Server> {
-        const NOBODY: u32 = 65_534;
+        // Whose processes are counted: nobody else has this number here.
+        const SERVICE: u32 = 64_533;
         is_root().then_some(())?;
         let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir_in("/var/lib").expect("a folder");
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is seen by all");
         let own = dir.path().join("own");
         std::fs::create_dir(&own).expect("a folder");
-        std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("root may give it away");
+        std::os::unix::fs::chown(&own, Some(SERVICE), Some(SERVICE)).expect("root may give it away");
         std::fs::copy(binary(), dir.path().join("tidegate")).expect("the binary can be copied");
         let mut server = Server::on(Database::Sqlite);
         server.store = format!("sqlite:{}", own.join("state.sqlite").display());
-        server.user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()].into();
+        server.user = [format!("--reuid={SERVICE}"), format!("--regid={SERVICE}"), "--clear-groups".to_owned()].into();
         server.dir = dir;
         Some(server)
     }

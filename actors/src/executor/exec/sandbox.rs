@@ -91,7 +91,7 @@ pub enum Means {
 /// The node's own files: its store, its secrets, its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hidden {
-    /// Absolute and without links.
+    /// Absolute.
     pub paths: Vec<PathBuf>,
     pub by: Means,
 }
@@ -116,7 +116,7 @@ impl Hidden {
     #[cfg(target_os = "linux")]
     pub fn from_programs(paths: &[PathBuf], folders: &[PathBuf], binary: &Path) -> Hidden {
         use super::guard::walls;
-        let paths: Vec<PathBuf> = paths.iter().filter_map(|path| settled(path)).collect();
+        let paths: Vec<PathBuf> = paths.iter().filter_map(|path| std::path::absolute(path).ok()).collect();
         let by = if paths.is_empty() || walls::can_mount(binary) {
             Means::Mounts
         } else if !walls::can_list() {
@@ -124,16 +124,17 @@ impl Hidden {
                 "this process may not mount, and the kernel has no Landlock of Linux 6.7 or later".to_owned(),
             )
         } else {
-            let folders: Vec<PathBuf> = folders.iter().filter_map(|path| settled(path)).collect();
-            by_rules(&paths, &folders, walls::may_write)
+            let settled = |paths: &[PathBuf]| paths.iter().filter_map(|path| settled(path)).collect::<Vec<_>>();
+            by_rules(&settled(&paths), &settled(folders), walls::may_write)
         };
         Hidden { paths, by }
     }
 }
 
-/// A path without links; what is not there yet has none.
+/// A path without links; what is not there yet has none. Where it leads to may change while the node runs, as where an
+/// orchestrator renews a file with a secret, so each program has it settled for itself.
 #[cfg(target_os = "linux")]
-fn settled(path: &Path) -> Option<PathBuf> {
+pub(super) fn settled(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let (there, real) = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)))?;
     Some(real.join(path.strip_prefix(there).ok()?)).map(|path| path.components().collect())

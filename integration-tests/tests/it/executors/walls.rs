@@ -67,6 +67,24 @@ fn s16_hidden_files_are_left_out_of_what_is_allowed_where_it_may_not() {
     keeps_hidden(dir.path(), hidden);
 }
 
+/// As an orchestrator does that renews a secret: the folder that a link leads to is another one from then on.
+#[test]
+fn s16_a_file_that_is_renewed_stays_hidden() {
+    let dir = layout();
+    let (link, old) = (dir.path().join("secrets"), dir.path().join("keys"));
+    std::os::unix::fs::symlink(&old, &link).expect("a link");
+    let found = Hidden::from_programs(&[link.join("openai")], &[], &binary());
+    let may_mount = found.by == Means::Mounts;
+    for by in [Means::Rules, Means::Mounts].into_iter().take(1 + usize::from(may_mount)) {
+        let renewed = tempfile::tempdir_in(dir.path()).expect("a folder");
+        fs::write(renewed.path().join("openai"), "renewed\n").expect("a file");
+        fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(renewed.path(), &link)).expect("a link");
+        let hidden = Hidden { by, ..found.clone() };
+        let said = said(dir.path(), hidden, Sandbox::default(), "cat secrets/openai other");
+        assert!(!said.contains("renewed") && said.contains("in other"), "{said}");
+    }
+}
+
 #[test]
 fn s16_without_a_sandbox_all_of_it_is_open() {
     let dir = layout();

@@ -1,7 +1,7 @@
 //! Landlock: allow-lists of files and of TCP ports, which the kernel holds a process and all its descendants to.
 
 use crate::executor::exec::order::{Files, Walls};
-use crate::executor::exec::sandbox::parts_without;
+use crate::executor::exec::sandbox::{parts_without, settled};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
@@ -22,10 +22,10 @@ pub(super) fn restrict(walls: &Walls, scratch: &Path) -> io::Result<()> {
     let rules = match (&walls.files, ports) {
         (None, None) => return Ok(()),
         (None, Some(_)) => ruleset(BitFlags::empty(), true).and_then(Ruleset::create),
-        (Some(Files::AllBut { hidden }), _) => all_but(hidden, ports.is_some()),
+        (Some(Files::AllBut { hidden }), _) => all_but(&where_they_are(hidden), ports.is_some()),
         (Some(Files::Listed { read, write, hidden }), _) => {
             let own = write.iter().map(PathBuf::as_path).chain([scratch]);
-            listed(read.iter().map(PathBuf::as_path), own, hidden, ports.is_some())
+            listed(read.iter().map(PathBuf::as_path), own, &where_they_are(hidden), ports.is_some())
         }
     };
     let ports = ports.unwrap_or_default().iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
@@ -65,6 +65,10 @@ fn ruleset(rights: BitFlags<AccessFs>, ports: bool) -> Result<Ruleset, RulesetEr
     let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let rules = if rights.is_empty() { rules } else { rules.handle_access(rights)? };
     if ports { rules.handle_access(AccessNet::ConnectTcp) } else { Ok(rules) }
+}
+
+fn where_they_are(hidden: &[PathBuf]) -> Vec<PathBuf> {
+    hidden.iter().filter_map(|path| settled(path)).collect()
 }
 
 /// What is in a folder, links left out; of one that cannot be read nothing is allowed.
