@@ -31,6 +31,7 @@ pub use gate::Gate;
 use crate::config::Config;
 use crate::http::body;
 use crate::http::cursor::Cursors;
+use crate::http::fields::Fields;
 use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
@@ -127,6 +128,14 @@ impl Api {
         let most = self.body_limits.bytes_max;
         let seat = self.room.enter(body::expected(request, most)?.unwrap_or(most)).await?;
         Ok(Body { bytes: body::read_optional(payload, request, &self.body_limits).await?, seat })
+    }
+
+    /// For a request that takes no fields: what was sent all the same was meant to do something.
+    pub async fn no_fields(&self, payload: web::Payload, request: &HttpRequest) -> Result<(), Problem> {
+        let body = self.optional_body(payload, request).await?;
+        let mut fields = Fields::parse_or_empty(&body)?;
+        fields.reject_unknown();
+        fields.finish()
     }
 
     /// Store work for a handler; its errors become problems.
