@@ -146,7 +146,8 @@ fn statuses(operation: &Operation) -> BTreeSet<u16> {
     if operation.path.contains('{') {
         statuses.insert(404);
     }
-    if operation.body.is_some() {
+    // Even where none belongs, one may be sent.
+    if operation.method != "GET" {
         statuses.extend([408, 413, 415]);
     }
     statuses.extend(operation.refusals);

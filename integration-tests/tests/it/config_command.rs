@@ -107,6 +107,16 @@ fn config_validate_names_file_line_and_key_of_what_is_wrong() {
         ("[envs.\"acme/prod\"]\nmax_waiting = 0\n", "envs.\"acme/prod\".max_waiting must be at least 1"),
         ("[envs.\"acme/prod\"]\nmax_waiting = 0\n", "(bad.toml, line 2)"),
         ("[tasks.a]\nkind = \"exec\"\n", "tasks.a.program is missing"),
+        (
+            "[tasks.a]\nkind = \"exec\"\nprogram = \"sh\"\n",
+            "tasks.a.program \"sh\" is not an absolute path; no search path is looked at (bad.toml, line 3)",
+        ),
+        (
+            "[tasks.a]\nkind = \"http\"\nurl = \"http://127.0.0.1:1/x\"\n",
+            "tasks.a.url: the address 127.0.0.1 is refused (loopback); `allow_private` allows it (bad.toml, line 3)",
+        ),
+        ("[tasks.a]\nkind = \"http\"\nurl = \"ftp://x\"\n", "tasks.a.url: it is not http://HOST[:PORT]/PATH"),
+        ("[tasks.a]\nkind = \"llm\"\nprovider = \"opneai\"\n", "tasks.a.provider: there is no provider `opneai`"),
     ] {
         put(&case, "bad.toml", text);
         let ended = config(&case, &["validate", "bad.toml"]);

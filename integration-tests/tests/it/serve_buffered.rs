@@ -314,11 +314,19 @@ fn serve_accept_time_orders_and_expires_buffered_runs_on_postgres() {
 fn quota_and_parked(database: Database) {
     let mut server = holding(database).set("limits.max_waiting", 6).start();
     let mut client = server.client().in_env("acme/dev");
-    let ids: Vec<String> = (0..6).map(|_| client.run(&json!({"task": "noop"}))).collect();
+    let mut ids: Vec<String> = (0..5).map(|_| client.run(&json!({"task": "noop"}))).collect();
+    let keyed = json!({"task": "noop", "idempotency_key": "known"});
+    ids.push(client.run(&keyed));
     client.post("/runs", &json!({"task": "noop"})).is_problem(429, "quota_exceeded");
     client
         .post("/runs/batch", &json!({"runs": [{"task": "noop"}, {"task": "noop"}]}))
         .is_problem(429, "quota_exceeded");
+    client.post(&format!("/runs/{}/replay", ids[0]), &json!({})).is_problem(429, "quota_exceeded");
+    let known = client.post("/runs", &keyed).is(202);
+    assert_eq!((known.field("id"), known.header("idempotency-replayed")), (ids[5].clone(), Some("true")));
+    let with_another = json!({"runs": [keyed, {"task": "noop"}]});
+    client.post("/runs/batch", &with_another).is_problem(429, "quota_exceeded");
+    assert_eq!(client.post("/runs/batch", &json!({"runs": [keyed]})).is(200).json()["data"][0]["run"]["id"], ids[5]);
     server.client().in_env("other/dev").run(&json!({"task": "noop"}));
     let depth = client.get("/buffer").is(200).json();
     let held = depth["entries"].as_u64().expect("a number");

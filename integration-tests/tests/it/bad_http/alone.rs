@@ -1,8 +1,9 @@
 //! Rows of the catalogue that are no single request, each on the running server.
 
 use super::connect_to;
-use harness::{Client, Database, Server, eventually};
-use serde_json::json;
+use harness::{Answer, Client, Database, Server, eventually};
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -186,6 +187,86 @@ fn row_133_a_key_with_another_body_is_refused_and_the_first_one_stands() {
     assert_eq!((again.header("idempotency-replayed"), again.field("id")), (Some("true"), first.field("id")));
     assert_eq!(client.read(&first.field("id"))["payload"], "one");
     assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 1);
+    server.stop();
+}
+
+/// Replays and many runs at once have keys too: what comes again makes nothing again.
+fn keys_of_every_kind(database: Database) {
+    const CLIENTS: usize = 40;
+    let mut server = Server::on(database).config(LATER).start();
+    let mut client = server.client();
+    let (one, other) = (client.run(&json!({"task": "later"})), client.run(&json!({"task": "later"})));
+    let replay = |run: &str, key: &str| {
+        server.client().with("Idempotency-Key", key).post(&format!("/runs/{run}/replay"), &json!({}))
+    };
+    let made: HashSet<String> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| replay(&one, "again").is(201).field("id"))).collect();
+        clients.into_iter().map(|client| client.join().expect("an answer")).collect()
+    });
+    assert_eq!(made.len(), 1, "one replay however often it is asked for: {made:?}");
+    assert_eq!(replay(&one, "again").header("idempotency-replayed"), Some("true"));
+    assert_eq!(client.read(made.iter().next().expect("one"))["replay_of"], one.as_str());
+    replay(&other, "again").is_problem(422, "idempotency_mismatch");
+    replay(&one, "a b").is_problem(400, "invalid_field");
+    let many = |runs: Value, key: &str| {
+        server.client().with("Idempotency-Key", key).post("/runs/batch", &json!({ "runs": runs })).is(200)
+    };
+    let both = json!([{"task": "later"}, {"task": "nobody"}, {"task": "later", "idempotency_key": "own"}]);
+    let first = many(both.clone(), "import");
+    let keys = |index: usize| first.json()["data"][index]["run"]["idempotency_key"].clone();
+    assert_eq!((keys(0), keys(2)), (json!("import:0"), json!("own")), "by their place, or their own");
+    assert_eq!((first.json()["accepted"].clone(), first.header("idempotency-replayed")), (json!(2), None));
+    let again = many(both, "import");
+    let ids = |answer: &Answer| [0, 2].map(|index| answer.json()["data"][index]["run"]["id"].clone());
+    assert_eq!((ids(&again), again.header("idempotency-replayed")), (ids(&first), Some("true")));
+    let changed = many(json!([{"task": "later", "priority": 1}]), "import").json();
+    assert_eq!(changed["data"][0]["error"]["code"], "idempotency_mismatch", "{changed}");
+    let long = "k".repeat(251);
+    let refused = client_of(&server, &long).post("/runs/batch", &json!({"runs": [{"task": "later"}]}));
+    refused.is_problem(400, "invalid_field");
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 5, "two, a replay, and two at once");
+    server.stop();
+}
+
+fn client_of(server: &Server, key: &str) -> Client {
+    server.client().with("Idempotency-Key", key)
+}
+
+#[test]
+fn row_133_replays_and_many_runs_at_once_have_keys_on_sqlite() {
+    keys_of_every_kind(Database::Sqlite);
+}
+
+#[test]
+fn row_133_replays_and_many_runs_at_once_have_keys_on_postgres() {
+    keys_of_every_kind(Database::Postgres);
+}
+
+/// Whatever takes no body by its own document says so to whoever sends fields, and does nothing.
+#[test]
+fn row_55_what_takes_no_fields_refuses_them() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let document = server.command(&["openapi"]).output().expect("the binary runs").stdout;
+    let document: Value = serde_json::from_slice(&document).expect("JSON");
+    let mut tried = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        if item["post"].is_null() || !item["post"]["requestBody"].is_null() {
+            continue;
+        }
+        let path = path.replace("{id}", &run).replace("{queue}", "later");
+        let refused = client.post(&path, &json!({"surprise": 1}));
+        refused.is_problem(400, "unknown_field");
+        assert_eq!(refused.json()["errors"][0]["pointer"], "/surprise", "{path}: {refused:?}");
+        tried += 1;
+    }
+    assert!(tried >= 8, "only {tried} were found");
+    assert_eq!(client.read(&run)["status"], "queued", "nothing was done");
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 1);
+    for nothing in [json!({}), json!(null)] {
+        client.post(&format!("/runs/{run}/cancel"), &nothing).is(200);
+    }
     server.stop();
 }
 
