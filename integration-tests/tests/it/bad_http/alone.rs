@@ -190,6 +190,43 @@ fn row_133_a_key_with_another_body_is_refused_and_the_first_one_stands() {
     server.stop();
 }
 
+/// What can be got can be asked for without its body, be it endless; the connection goes on in step.
+#[test]
+fn row_29_head_answers_as_get_does_without_the_body() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let got = client.get("/tasks").is(200);
+    let asked = [
+        ("HEAD", "/api/v1/tasks".to_owned(), 200),
+        ("HEAD", format!("/api/v1/runs/{run}"), 200),
+        ("HEAD", format!("/api/v1/runs/{run}/output?follow=true"), 200),
+        ("HEAD", "/api/docs".to_owned(), 200),
+        ("HEAD", "/api/v1/nothing".to_owned(), 404),
+        ("HEAD", "/api/v1/runs/batch".to_owned(), 405),
+        ("HEAD", "/api/v1/events".to_owned(), 200),
+        ("GET", "/api/v1/tasks".to_owned(), 200),
+    ];
+    let mut stream = connect_to(&server);
+    let requests = asked.iter().map(|(method, path, _)| format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    let requests = requests.collect::<String>();
+    let requests = requests.strip_suffix("\r\n").expect("an end").to_owned() + "Connection: close\r\n\r\n";
+    stream.write_all(requests.as_bytes()).expect("sent");
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).expect("all answers");
+    let answers: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).collect();
+    assert_eq!(answers.len(), asked.len(), "{answers:?}");
+    for ((method, path, status), answer) in asked.iter().zip(&answers) {
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with(&status.to_string()), "{method} {path}: {head}");
+        assert_eq!(body.is_empty(), *method == "HEAD", "{method} {path}: {body}");
+    }
+    let length = format!("content-length: {}\r\n", got.body.len());
+    assert!(answers[0].contains(&length), "{length} of {}", answers[0]);
+    assert!(answers[2].contains("etag: "), "{}", answers[2]);
+    server.stop();
+}
+
 /// Replays and many runs at once have keys too: what comes again makes nothing again.
 fn keys_of_every_kind(database: Database) {
     const CLIENTS: usize = 40;
