@@ -15,9 +15,9 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
 use actors::runs::{IntakeError, TaskKind};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use storage::model::{RunId, Timestamp};
-use std::collections::HashSet;
 use storage::store::{Accepted, Idempotency, NewRecord};
 
 /// Of an answer that is the first one again.
@@ -105,7 +105,11 @@ pub fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let text = value.to_str().map_err(|_| refuse("must be printable ASCII"))?.trim();
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let fits = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(Some(key.to_owned())) } else { Err(refuse("must be 1 to 255 printable ASCII characters, without spaces")) }
+    if fits {
+        Ok(Some(key.to_owned()))
+    } else {
+        Err(refuse("must be 1 to 255 printable ASCII characters, without spaces"))
+    }
 }
 
 /// Whether an env may have more runs waiting: one for each key or none. What was answered before is no more of them,

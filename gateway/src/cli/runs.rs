@@ -169,7 +169,8 @@ fn moment(text: &str) -> Result<Moment, String> {
     if let Some(at) = day_or_time(text) {
         return Ok(Moment::At(at));
     }
-    let neither = || format!("`{text}` is no span such as 30s, 90m or 7d, and no date or time such as 2026-01-31T12:00:00Z");
+    let neither =
+        || format!("`{text}` is no span such as 30s, 90m or 7d, and no date or time such as 2026-01-31T12:00:00Z");
     duration(text).map(Moment::Ago).map_err(|_| neither())
 }
 

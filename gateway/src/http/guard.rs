@@ -3,7 +3,8 @@
 //! It names the request, refuses a head that nobody should act on, catches a panic, and sees to it that every
 //! error leaves as a problem with the request's name on it. Some things are the framework's alone: a head that
 //! it cannot parse is answered with a bare 400, 408 or 431, a head with bare line feeds is read as if they
-//! were proper line ends, and `100 Continue` is sent before anything here is asked.
+//! were proper line ends, `100 Continue` is sent before anything here is asked, and of requests that are sent
+//! ahead of answers it forgets which was a HEAD.
 
 mod admit;
 mod metrics;

@@ -208,22 +208,23 @@ fn row_29_head_answers_as_get_does_without_the_body() {
         ("GET", "/api/v1/tasks".to_owned(), 200),
     ];
     let mut stream = connect_to(&server);
-    let requests = asked.iter().map(|(method, path, _)| format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    let requests = requests.collect::<String>();
-    let requests = requests.strip_suffix("\r\n").expect("an end").to_owned() + "Connection: close\r\n\r\n";
-    stream.write_all(requests.as_bytes()).expect("sent");
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).expect("all answers");
-    let answers: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).collect();
-    assert_eq!(answers.len(), asked.len(), "{answers:?}");
-    for ((method, path, status), answer) in asked.iter().zip(&answers) {
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        assert!(head.starts_with(&status.to_string()), "{method} {path}: {head}");
-        assert_eq!(body.is_empty(), *method == "HEAD", "{method} {path}: {body}");
+    for (method, path, status) in &asked {
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("text");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {head}");
+        let length = format!("content-length: {}\r\n", got.body.len());
+        assert!(!path.ends_with("/tasks") || head.contains(&length), "{length} of {head}");
+        assert!(!path.ends_with(&run) || head.contains("etag: "), "{head}");
     }
-    let length = format!("content-length: {}\r\n", got.body.len());
-    assert!(answers[0].contains(&length), "{length} of {}", answers[0]);
-    assert!(answers[2].contains("etag: "), "{}", answers[2]);
+    let mut body = vec![0; got.body.len()];
+    stream.read_exact(&mut body).expect("the body of the last one");
+    assert_eq!(body, got.body, "nothing came in between");
     server.stop();
 }
 
