@@ -25,6 +25,7 @@ mod batches;
 mod sessions;
 mod sweeps;
 mod docs;
+mod queries;
 
 pub use gate::Gate;
 
@@ -35,6 +36,7 @@ use crate::http::fields::Fields;
 use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, web};
 use actors::Parts;
 use actors::runs::{IntakeError, RunParts, Verdict};
@@ -280,7 +282,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/actors").route(web::get().to(tree::list)))
             .service(resource("/actors/{name}/kill").route(web::post().to(tree::kill)))
             .service(resource("/audit").route(web::get().to(audit::list)))
-            .service(resource("/autoscale").route(web::get().to(fleet::autoscale))),
+            .service(resource("/autoscale").route(web::get().to(fleet::autoscale)))
+            .wrap(from_fn(queries::check)),
     );
     docs::routes(config);
 }

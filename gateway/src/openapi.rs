@@ -139,6 +139,12 @@ fn answers(operation: &Operation) -> Value {
     Value::Object(answers)
 }
 
+/// Whether an operation has parameters in its URL's query.
+pub fn takes_query(operation: &Operation) -> bool {
+    let all = parameters::all();
+    operation.parameters.iter().any(|name| all[*name]["in"] == "query")
+}
+
 /// Every status with which an operation may refuse.
 fn statuses(operation: &Operation) -> BTreeSet<u16> {
     // Credentials, the env's name, rates and the store are everybody's.

@@ -1,6 +1,6 @@
 //! Runs are changed: edited, cancelled, and run again.
 
-use super::new_run::METADATA_MAX;
+use super::new_run::{METADATA_MAX, YEAR};
 use super::read::{find, run_id};
 use super::trace::RequestTrace;
 use super::view::{RunView, etag, version_of};
@@ -29,8 +29,20 @@ pub async fn patch(
     let id = run_id(&id)?;
     let mut fields = Fields::parse(&body)?;
     let not_before = fields.timestamp("not_before");
-    if not_before.is_some_and(|time| time <= api.now()) {
-        fields.refuse_field("not_before", "range", "must be in the future");
+    let now = api.now();
+    match not_before {
+        Some(time) if time <= now => fields.refuse_field("not_before", "range", "must be in the future"),
+        Some(time) if time > now + YEAR => {
+            fields.refuse_field("not_before", "range", "must be within a year from now");
+        }
+        Some(time) => {
+            // That does not change any more.
+            let expires_at = find(&api, caller.env.as_str(), id.as_str()).await?.expires_at;
+            if expires_at.is_some_and(|expires_at| expires_at <= time) {
+                fields.refuse_field("not_before", "range", "it would expire before it may start");
+            }
+        }
+        None => {}
     }
     let patch = Patch {
         tags: fields.tags("tags", 10, 128).map(|tags| serde_json::Value::from(tags).to_string()),

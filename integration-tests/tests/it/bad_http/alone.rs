@@ -308,6 +308,59 @@ fn row_55_what_takes_no_fields_refuses_them() {
     server.stop();
 }
 
+/// The same of parameters in the URL.
+#[test]
+fn row_120_what_takes_no_parameters_refuses_them() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let document = server.command(&["openapi"]).output().expect("the binary runs").stdout;
+    let document: Value = serde_json::from_slice(&document).expect("JSON");
+    let is_query = |parameter: &Value| {
+        let name = parameter["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        let named = name.map_or(parameter, |name| &document["components"]["parameters"][name]);
+        named["in"] == "query"
+    };
+    let mut tried = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let path = path.replace("{id}", &run).replace("{queue}", "later");
+        for (method, operation) in item.as_object().expect("operations") {
+            if operation["parameters"].as_array().is_some_and(|parameters| parameters.iter().any(is_query)) {
+                continue;
+            }
+            let method = method.to_uppercase();
+            let refused = client.send(&method, &format!("{path}?surprise=1"), None).expect("an answer");
+            refused.is_problem(400, "unknown_field");
+            assert_eq!(refused.json()["errors"][0]["pointer"], "?surprise", "{method} {path}: {refused:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 20, "only {tried} were found");
+    assert_eq!(client.read(&run)["status"], "queued", "nothing was done");
+    client.get("/nothing?surprise=1").is_problem(404, "not_found");
+    server.stop();
+}
+
+#[test]
+fn row_103_a_run_is_moved_as_far_as_one_can_be_made() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later", "delay_seconds": 60, "ttl_seconds": 3_600}));
+    let path = format!("/runs/{run}");
+    let expires_at = client.read(&run)["expires_at"].clone();
+    for wrong in [json!("2001-01-01T00:00:00Z"), json!("9999-01-01T00:00:00Z"), expires_at] {
+        let refused = client.patch(&path, &json!({"not_before": wrong}));
+        refused.is_problem(400, "invalid_field");
+        assert_eq!(refused.json()["errors"][0]["code"], "range", "{wrong}: {refused:?}");
+    }
+    assert_eq!(client.read(&run)["version"], 1, "nothing was done");
+    let other = client.run(&json!({"task": "later", "delay_seconds": 60}));
+    let far = client.run(&json!({"task": "later", "delay_seconds": 15_000_000}));
+    let longest = client.read(&far)["not_before"].clone();
+    client.patch(&format!("/runs/{other}"), &json!({"not_before": longest})).is(200);
+    server.stop();
+}
+
 #[test]
 fn row_139_a_change_of_what_has_changed_is_refused() {
     let mut server = Server::on(Database::Sqlite).config(LATER).start();
