@@ -139,11 +139,11 @@ async fn make_again(
     let env = caller.env.as_str();
     let old = find(api, env, id).await?;
     let now = api.now();
-    let asked = create::Asked { key: key.clone(), session_id: old.session_id.clone() };
-    if let Some(refusal) = create::for_session(api, env, vec![asked]).await?.pop().flatten() {
+    let asked = create::Asked { key: key.as_deref(), session_id: old.session_id.as_deref() };
+    if let Some(refusal) = create::for_session(api, env, &[asked]).await?.pop().flatten() {
         return Err(refusal);
     }
-    let _admitted = create::admit(api, env, vec![key.clone()], now).await?;
+    let _admitted = create::admit(api, env, &[key.as_deref()], now).await?;
     // No digest of a wish reads like this, so that a key is never that of a replay and of a wish.
     let fingerprint = format!("replay of {}", old.id);
     let mut record = NewRecord { trace: trace.of_runs(), ..again(api, old, now)? };

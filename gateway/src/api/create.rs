@@ -58,10 +58,10 @@ async fn make_one(
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
-    if let Some(refusal) = for_session(api, caller.env.as_str(), vec![Asked::of(&wish)]).await?.pop().flatten() {
+    if let Some(refusal) = for_session(api, caller.env.as_str(), &[Asked::of(&wish)]).await?.pop().flatten() {
         return Err(refusal);
     }
-    let _admitted = admit(api, caller.env.as_str(), vec![wish.idempotency_key.clone()], now).await?;
+    let _admitted = admit(api, caller.env.as_str(), &[wish.idempotency_key.as_deref()], now).await?;
     let buffered = diverted(api, caller.env.as_str(), 1);
     take_one(api, record_of(api, caller.env.as_str(), wish, (buffered, trace), now)?).await
 }
@@ -117,7 +117,7 @@ pub fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 pub async fn admit<'a>(
     api: &'a Api,
     env: &'a str,
-    keys: Vec<Option<String>>,
+    keys: &[Option<&str>],
     now: Timestamp,
 ) -> Result<Admitted<'a>, Problem> {
     let mut runs = keys.len();
@@ -134,8 +134,8 @@ pub async fn admit<'a>(
     let most = api.runs.settings.now().env(env).max_waiting;
     let waiting = api.quota_used(env, now).await?;
     if waiting + runs as i64 > most {
-        let known = known(api, env, keys.iter().flatten().cloned().collect()).await?;
-        runs = keys.iter().filter(|key| key.as_ref().is_none_or(|key| !known.contains(key))).count();
+        let known = known(api, env, keys.iter().flatten().map(|key| (*key).to_owned()).collect()).await?;
+        runs = keys.iter().filter(|key| key.is_none_or(|key| !known.contains(key))).count();
     }
     if runs > 0 && waiting + runs as i64 > most {
         metrics::counter!(RUNS_REJECTED, "reason" => "limit").increment(runs as u64);
@@ -147,13 +147,14 @@ pub async fn admit<'a>(
 
 /// Which of them are for a session that is not there, or closed. A request that was answered before gets that answer
 /// again, whatever has become of its session.
-pub async fn for_session(api: &Api, env: &str, asked: Vec<Asked>) -> Result<Vec<Option<Problem>>, Problem> {
-    let (sessions, keys): (Vec<_>, Vec<_>) = asked.into_iter().map(|asked| (asked.session_id, asked.key)).unzip();
+pub async fn for_session(api: &Api, env: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Problem>>, Problem> {
+    let sessions = asked.iter().map(|asked| asked.session_id.map(str::to_owned)).collect();
     let mut refusals = super::sessions::check(api, env, sessions).await?;
-    let doubtful = refusals.iter().zip(&keys).filter_map(|(refusal, key)| key.clone().filter(|_| refusal.is_some()));
-    let known = known(api, env, doubtful.collect()).await?;
-    for (refusal, key) in refusals.iter_mut().zip(&keys) {
-        if key.as_ref().is_some_and(|key| known.contains(key)) {
+    let doubtful = refusals.iter().zip(asked).filter(|(refusal, _)| refusal.is_some());
+    let keys = doubtful.filter_map(|(_, asked)| asked.key.map(str::to_owned));
+    let known = known(api, env, keys.collect()).await?;
+    for (refusal, asked) in refusals.iter_mut().zip(asked) {
+        if asked.key.is_some_and(|key| known.contains(key)) {
             *refusal = None;
         }
     }
@@ -161,14 +162,14 @@ pub async fn for_session(api: &Api, env: &str, asked: Vec<Asked>) -> Result<Vec<
 }
 
 /// What a run to be made names that may be known already.
-pub struct Asked {
-    pub key: Option<String>,
-    pub session_id: Option<String>,
+pub struct Asked<'a> {
+    pub key: Option<&'a str>,
+    pub session_id: Option<&'a str>,
 }
 
-impl Asked {
-    fn of(wish: &Wish) -> Asked {
-        Asked { key: wish.idempotency_key.clone(), session_id: wish.session_id.clone() }
+impl Asked<'_> {
+    fn of(wish: &Wish) -> Asked<'_> {
+        Asked { key: wish.idempotency_key.as_deref(), session_id: wish.session_id.as_deref() }
     }
 }
 
@@ -361,7 +362,7 @@ async fn sent_as_lines(
 /// Takes in what may be. The whole request fails only if nothing of it was taken.
 async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: Timestamp) -> Result<(), Problem> {
     let (indices, wishes): (Vec<usize>, Vec<Wish>) = std::mem::take(&mut sent.wishes).into_iter().unzip();
-    let refusals = for_session(api, env, wishes.iter().map(Asked::of).collect()).await?;
+    let refusals = for_session(api, env, &wishes.iter().map(Asked::of).collect::<Vec<_>>()).await?;
     let mut wanted = Vec::with_capacity(wishes.len());
     for ((index, wish), refusal) in indices.into_iter().zip(wishes).zip(refusals) {
         match refusal {
@@ -373,8 +374,8 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: 
     if wishes.is_empty() {
         return Ok(());
     }
-    let keys = wishes.iter().map(|(_, wish)| wish.idempotency_key.clone()).collect();
-    let _admitted = admit(api, env, keys, now).await?;
+    let keys: Vec<_> = wishes.iter().map(|(_, wish)| wish.idempotency_key.as_deref()).collect();
+    let _admitted = admit(api, env, &keys, now).await?;
     let buffered = diverted(api, env, wishes.len());
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
     for (done, (index, wish)) in wishes.into_iter().enumerate() {
