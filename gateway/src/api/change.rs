@@ -36,9 +36,10 @@ pub async fn patch(
             fields.refuse_field("not_before", "range", "must be within a year from now");
         }
         Some(time) => {
-            // That does not change any more.
-            let expires_at = find(&api, caller.env.as_str(), id.as_str()).await?.expires_at;
-            if expires_at.is_some_and(|expires_at| expires_at <= time) {
+            let record = find(&api, caller.env.as_str(), id.as_str()).await?;
+            let waits = record.not_before.is_some_and(|not_before| not_before > now);
+            // Which does not change any more, so that nothing can come in between.
+            if waits && record.expires_at.is_some_and(|expires_at| expires_at <= time) {
                 fields.refuse_field("not_before", "range", "it would expire before it may start");
             }
         }
