@@ -25,15 +25,18 @@ mod batches;
 mod sessions;
 mod sweeps;
 mod docs;
+mod queries;
 
 pub use gate::Gate;
 
 use crate::config::Config;
 use crate::http::body;
 use crate::http::cursor::Cursors;
+use crate::http::fields::Fields;
 use crate::http::problem::Problem;
 use crate::http::rate::{Limiter, Quota, Uptime};
 use crate::http::room::{Body, Room};
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, web};
 use actors::Parts;
 use actors::runs::{IntakeError, RunParts, Verdict};
@@ -127,6 +130,17 @@ impl Api {
         let most = self.body_limits.bytes_max;
         let seat = self.room.enter(body::expected(request, most)?.unwrap_or(most)).await?;
         Ok(Body { bytes: body::read_optional(payload, request, &self.body_limits).await?, seat })
+    }
+
+    /// For a request that takes no fields: what was sent all the same was meant to do something. `null` says nothing.
+    pub async fn no_fields(&self, payload: web::Payload, request: &HttpRequest) -> Result<(), Problem> {
+        let body = self.optional_body(payload, request).await?;
+        if body.bytes.trim_ascii() == b"null" {
+            return Ok(());
+        }
+        let mut fields = Fields::parse_or_empty(&body)?;
+        fields.reject_unknown();
+        fields.finish()
     }
 
     /// Store work for a handler; its errors become problems.
@@ -268,7 +282,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
             .service(resource("/actors").route(web::get().to(tree::list)))
             .service(resource("/actors/{name}/kill").route(web::post().to(tree::kill)))
             .service(resource("/audit").route(web::get().to(audit::list)))
-            .service(resource("/autoscale").route(web::get().to(fleet::autoscale))),
+            .service(resource("/autoscale").route(web::get().to(fleet::autoscale)))
+            .wrap(from_fn(queries::check)),
     );
     docs::routes(config);
 }

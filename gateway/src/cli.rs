@@ -18,7 +18,7 @@ pub use fleet::{
 pub use jobs::{JobsArgs, JobsCommand, PolicyArg, SourceArg, StartArgs};
 pub use remote::Remote;
 pub use repair::{ImportBatchesArgs, RepairArgs, RepairCommand};
-pub use runs::{CreateArgs, ListArgs, LogsArgs, RunsArgs, RunsCommand};
+pub use runs::{CreateArgs, ListArgs, LogsArgs, Moment, RunsArgs, RunsCommand};
 pub use sessions::{SessionsArgs, SessionsCommand, StatusArg};
 pub use sweep::{SweepArgs, SweepCommand};
 pub use upkeep::ConfigCommand;

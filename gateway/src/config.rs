@@ -3,6 +3,7 @@
 mod dollars;
 mod engine;
 mod sessions;
+mod tasks;
 mod chaos;
 mod telemetry;
 pub mod sources;
@@ -177,6 +178,7 @@ impl Config {
         }
         wrong.extend(self.sections().wrong());
         wrong.extend(crate::tasks::wrong(&self.tasks));
+        wrong.extend(tasks::wrong(self));
         wrong.extend(sessions::wrong(&self.sessions));
         wrong.extend(self.telemetry.wrong());
         wrong

@@ -89,12 +89,21 @@ impl From<StoreError> for Failure {
             StoreError::Owned { .. } | StoreError::Moved { .. } | StoreError::LeaseLost { .. } => Exit::Conflict,
             StoreError::OlderNode { .. } => Exit::Conflict,
             StoreError::Standby => Exit::Unreachable,
-            _ if error.is_unreachable() => Exit::Unreachable,
+            _ if error.is_unreachable() || error.is_no_database() => Exit::Unreachable,
+            _ if error.is_not_let_in() => Exit::NotAllowed,
             _ => Exit::StoreFailed,
         };
         let failure = Failure::new(exit, &error);
         if error.is_damage() {
             return failure.hint("the file is damaged or no store: put a backup in its place, without its -wal file");
+        }
+        if error.is_not_let_in() {
+            return failure
+                .hint("check the user and the password in --store or --store-file, and what the database allows");
+        }
+        if error.is_no_database() {
+            return failure
+                .hint("check the database's name in --store, or make it with `createdb`; its schema is made here");
         }
         match error {
             StoreError::File { .. } => failure.hint("name another place with --store sqlite:PATH"),

@@ -139,6 +139,12 @@ fn answers(operation: &Operation) -> Value {
     Value::Object(answers)
 }
 
+/// Whether an operation has parameters in its URL's query.
+pub fn takes_query(operation: &Operation) -> bool {
+    let all = parameters::all();
+    operation.parameters.iter().any(|name| all[*name]["in"] == "query")
+}
+
 /// Every status with which an operation may refuse.
 fn statuses(operation: &Operation) -> BTreeSet<u16> {
     // Credentials, the env's name, rates and the store are everybody's.
@@ -146,7 +152,8 @@ fn statuses(operation: &Operation) -> BTreeSet<u16> {
     if operation.path.contains('{') {
         statuses.insert(404);
     }
-    if operation.body.is_some() {
+    // Even where none belongs, one may be sent.
+    if operation.method != "GET" {
         statuses.extend([408, 413, 415]);
     }
     statuses.extend(operation.refusals);

@@ -86,11 +86,21 @@ pub struct List {
 
 impl List {
     pub fn print(&self, output: Output, now: Timestamp) -> Result<(), Failure> {
-        print(&self.render(output, Style::of_stdout(now)))?;
+        let style = Style::of_stdout(now);
+        print(&self.render(output, style))?;
+        if let Some(remark) = self.remark(output, style) {
+            note(remark);
+        }
         if let Some(after) = self.next_after.as_ref().filter(|_| output != Output::Json) {
             note(format_args!("there are more: add --after {after}"));
         }
         Ok(())
+    }
+
+    /// For a person who would see nothing and not know whether it went well.
+    fn remark(&self, output: Output, style: Style) -> Option<&'static str> {
+        let is_seen = output == Output::Table && matches!(style, Style::Terminal { .. });
+        (is_seen && self.rows.is_empty()).then_some("there are none")
     }
 
     pub fn render(&self, output: Output, style: Style) -> String {
@@ -192,6 +202,18 @@ mod tests {
         assert_eq!(none.render(Output::Json, Style::Plain), "{\"data\":[],\"has_more\":false,\"next_after\":null}\n");
         assert_eq!(none.render(Output::Jsonl, Style::Plain), "");
         assert_eq!(none.render(Output::Table, Style::Plain), "");
+    }
+
+    #[test]
+    fn a_person_is_told_of_an_empty_list_and_a_program_is_not() {
+        let terminal = Style::Terminal { width: 80, now: Timestamp::from_millis(0) };
+        let (none, one) = (list(&[], None), list(&["a"], None));
+        assert_eq!(none.remark(Output::Table, terminal), Some("there are none"));
+        for (list, output, style) in
+            [(&none, Output::Table, Style::Plain), (&none, Output::Jsonl, terminal), (&one, Output::Table, terminal)]
+        {
+            assert_eq!(list.remark(output, style), None, "{output:?} {style:?}");
+        }
     }
 
     #[test]

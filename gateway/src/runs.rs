@@ -41,7 +41,9 @@ pub fn run(args: &RunsArgs, common: &Common) -> Result<Exit, Failure> {
                 .await
             }
             RunsCommand::Replay { id } => {
-                let run = client.send(&Request::post(path(id, "/replay"))).await?.object()?;
+                let key = create::own_key();
+                let request = Request::post(path(id, "/replay")).header("idempotency-key", &key).repeatable();
+                let run = client.send(&request).await?.object()?;
                 print_one(&run, output)?;
                 Ok(Exit::Done)
             }

@@ -2,6 +2,7 @@
 
 use crate::model::Timestamp;
 use crate::store::Doubt;
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// How a caller should take an error.
@@ -90,11 +91,25 @@ impl StoreError {
         }
     }
 
+    /// Whether the database lets this user in at all: a user, a password or a rule of its own that says no.
+    pub fn is_not_let_in(&self) -> bool {
+        self.code().is_some_and(|state| state.starts_with("28"))
+    }
+
+    /// Whether the server has no database of the name.
+    pub fn is_no_database(&self) -> bool {
+        self.code().is_some_and(|state| state == "3D000")
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        let StoreError::Database(sqlx::Error::Database(error)) = self else { return None };
+        error.code()
+    }
+
     /// Whether a SQLite file is not one any more, or not whole.
     pub fn is_damage(&self) -> bool {
-        let StoreError::Database(sqlx::Error::Database(error)) = self else { return false };
         // SQLITE_CORRUPT with its extended forms, and SQLITE_NOTADB; a SQLSTATE is longer.
-        matches!(error.code().as_deref(), Some("11" | "267" | "523" | "779" | "26"))
+        matches!(self.code().as_deref(), Some("11" | "267" | "523" | "779" | "26"))
     }
 
     /// Whether it is certain that nothing was done. An answer that was lost may be that of a commit.

@@ -78,8 +78,15 @@ pub async fn adopt(
 }
 
 /// `POST /batches/{id}/cancel`: it is stopped at its provider; what it has not carried out is queued again.
-pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn cancel(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::JobsWrite)?;
+    api.no_fields(payload, &request).await?;
     let row = find(&api, caller.env.as_str(), &id).await?;
     let batch = row.id.clone();
     api.tell(&caller, "batch.cancel", batch.as_str(), &json!({})).await?;

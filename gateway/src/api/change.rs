@@ -1,6 +1,6 @@
 //! Runs are changed: edited, cancelled, and run again.
 
-use super::new_run::METADATA_MAX;
+use super::new_run::{METADATA_MAX, YEAR};
 use super::read::{find, run_id};
 use super::trace::RequestTrace;
 use super::view::{RunView, etag, version_of};
@@ -11,10 +11,10 @@ use crate::http::problem::{Code, Problem};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::executor::Stop;
-use actors::runs::{RunParts, Settled};
+use actors::runs::{RunParts, Settled, TaskKind};
 use serde_json::value::RawValue;
 use storage::model::{RunState, Timestamp};
-use storage::store::{Accepted, Cancelled, NewRecord, Patch, Patched, RunRecord};
+use storage::store::{Cancelled, Idempotency, NewRecord, Patch, Patched, RunRecord};
 
 /// `PATCH /runs/{id}`: tags, metadata, priority, not_before.
 pub async fn patch(
@@ -29,8 +29,21 @@ pub async fn patch(
     let id = run_id(&id)?;
     let mut fields = Fields::parse(&body)?;
     let not_before = fields.timestamp("not_before");
-    if not_before.is_some_and(|time| time <= api.now()) {
-        fields.refuse_field("not_before", "range", "must be in the future");
+    let now = api.now();
+    match not_before {
+        Some(time) if time <= now => fields.refuse_field("not_before", "range", "must be in the future"),
+        Some(time) if time > now + YEAR => {
+            fields.refuse_field("not_before", "range", "must be within a year from now");
+        }
+        Some(time) => {
+            let record = find(&api, caller.env.as_str(), id.as_str()).await?;
+            let waits = record.not_before.is_some_and(|not_before| not_before > now);
+            // Which does not change any more, so that nothing can come in between.
+            if waits && record.expires_at.is_some_and(|expires_at| expires_at <= time) {
+                fields.refuse_field("not_before", "range", "it would expire before it may start");
+            }
+        }
+        None => {}
     }
     let patch = Patch {
         tags: fields.tags("tags", 10, 128).map(|tags| serde_json::Value::from(tags).to_string()),
@@ -65,8 +78,15 @@ pub async fn patch(
 }
 
 /// `POST /runs/{id}/cancel`: 200 when it is cancelled or was over, 202 when its worker has been told.
-pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn cancel(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
+    api.no_fields(payload, &request).await?;
     let id = run_id(&id)?;
     let (env, run) = (caller.env.to_string(), id.clone());
     // Told where it is done: whoever asked may have gone meanwhile.
@@ -99,23 +119,40 @@ pub async fn replay(
     caller: Caller,
     id: web::Path<String>,
     request: HttpRequest,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let trace = RequestTrace::begin(&api, &request, "POST /runs/{id}/replay");
-    let answer = make_again(&api, &caller, &id, &trace).await;
+    let answer = make_again(&api, &caller, &id, &request, payload, &trace).await;
     trace.end(answer)
 }
 
-async fn make_again(api: &Api, caller: &Caller, id: &str, trace: &RequestTrace) -> Result<HttpResponse, Problem> {
+async fn make_again(
+    api: &Api,
+    caller: &Caller,
+    id: &str,
+    request: &HttpRequest,
+    payload: web::Payload,
+    trace: &RequestTrace,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsWrite)?;
-    let old = find(api, caller.env.as_str(), id).await?;
+    api.no_fields(payload, request).await?;
+    let key = create::header_key(request)?;
+    let env = caller.env.as_str();
+    let old = find(api, env, id).await?;
     let now = api.now();
-    let record = NewRecord { trace: trace.of_runs(), ..again(api, old, now)? };
-    let (body, buffered) = (RunView::of_new(&record).json(), record.buffered);
-    let run = record.id.clone();
-    match api.take_one(record).await? {
-        Accepted::New => Ok(create::created(create::status_of(buffered), run.as_str(), body, false)),
-        _ => Err(Problem::internal("a replay has no key and cannot be anything but new")),
+    let asked = create::Asked { key: key.as_deref(), session_id: old.session_id.as_deref() };
+    if let Some(refusal) = create::for_session(api, env, &[asked]).await?.pop().flatten() {
+        return Err(refusal);
     }
+    let _admitted = create::admit(api, env, &[key.as_deref()], now).await?;
+    // No digest of a wish reads like this, so that a key is never that of a replay and of a wish.
+    let fingerprint = format!("replay of {}", old.id);
+    let mut record = NewRecord { trace: trace.of_runs(), ..again(api, old, now)? };
+    if let Some(key) = key {
+        let expires_at = now + api.idempotency;
+        create::keep_answer(&mut record, Idempotency { key, fingerprint, answer: String::new(), expires_at });
+    }
+    create::take_one(api, record).await
 }
 
 /// The run to make; its task must still be there.
@@ -126,6 +163,6 @@ fn again(api: &Api, old: RunRecord, now: Timestamp) -> Result<NewRecord, Problem
         })?;
     // Replays pass the gate like any other run: many of them cannot become a burst of their own.
     let decision = api.gate.decide(&old.env, 1, api.runs.intake.health());
-    let buffered = matches!(decision, super::gate::Decision::Divert(_));
+    let buffered = matches!(decision, super::gate::Decision::Divert(_)) && !matches!(task.kind, TaskKind::Llm(_));
     Ok(NewRecord { buffered, ..actors::runs::replay(old, task, api.mint(now), now) })
 }

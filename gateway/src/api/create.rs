@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::gate::Decision;
-use super::new_run::Wish;
+use super::new_run::{KEY_CHARS, Wish};
 use super::quota::Admitted;
 use super::trace::RequestTrace;
 use super::view::RunView;
@@ -15,10 +15,13 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::metrics::RUNS_REJECTED;
 use actors::runs::{IntakeError, TaskKind};
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use storage::model::{RunId, Timestamp};
-use storage::store::{Accepted, NewRecord};
+use storage::store::{Accepted, Idempotency, NewRecord};
 
+/// Of an answer that is the first one again.
+const REPLAYED: (&str, &str) = ("Idempotency-Replayed", "true");
 /// Runs in one request.
 pub const BATCH_MAX: usize = 1_000;
 /// Runs that a thread reads or answers before it looks after its other requests.
@@ -55,12 +58,16 @@ async fn make_one(
         wish.idempotency_key = Some(key);
     }
     fields.finish()?;
-    if let Some(refusal) = for_session(api, caller.env.as_str(), std::slice::from_ref(&wish)).await?.pop().flatten() {
+    if let Some(refusal) = for_session(api, caller.env.as_str(), &[Asked::of(&wish)]).await?.pop().flatten() {
         return Err(refusal);
     }
-    let _admitted = admit(api, caller.env.as_str(), 1, now).await?;
+    let _admitted = admit(api, caller.env.as_str(), &[wish.idempotency_key.as_deref()], now).await?;
     let buffered = diverted(api, caller.env.as_str(), 1);
-    let record = record_of(api, caller.env.as_str(), wish, (buffered, trace), now)?;
+    take_one(api, record_of(api, caller.env.as_str(), wish, (buffered, trace), now)?).await
+}
+
+/// Takes one run in and answers with it, or with what its key was answered with before.
+pub async fn take_one(api: &Api, record: NewRecord) -> Result<HttpResponse, Problem> {
     let body = RunView::of_new(&record).json();
     let (id, buffered) = (record.id.clone(), record.buffered);
     match api.take_one(record).await? {
@@ -73,22 +80,22 @@ async fn make_one(
     }
 }
 
-pub fn status_of(buffered: bool) -> u16 {
+fn status_of(buffered: bool) -> u16 {
     if buffered { 202 } else { 201 }
 }
 
-pub fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
+fn created(status: u16, id: &str, body: String, replayed: bool) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(status).unwrap_or(actix_web::http::StatusCode::CREATED);
     let mut answer = HttpResponse::build(status);
     answer.insert_header((header::LOCATION, format!("/api/v1/runs/{id}")));
     if replayed {
-        answer.insert_header(("Idempotency-Replayed", "true"));
+        answer.insert_header(REPLAYED);
     }
     answer.content_type("application/json").body(body)
 }
 
 /// `Idempotency-Key`, quoted as the IETF draft has it, or bare.
-fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+pub fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let mut values = request.headers().get_all("idempotency-key");
     let Some(value) = values.next() else { return Ok(None) };
     let refuse = |detail: &'static str| Problem::field("Idempotency-Key", "format", detail);
@@ -98,11 +105,22 @@ fn header_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
     let text = value.to_str().map_err(|_| refuse("must be printable ASCII"))?.trim();
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let fits = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(Some(key.to_owned())) } else { Err(refuse("must be 1 to 255 printable ASCII characters")) }
+    if fits {
+        Ok(Some(key.to_owned()))
+    } else {
+        Err(refuse("must be 1 to 255 printable ASCII characters, without spaces"))
+    }
 }
 
-/// Whether an env may have more runs waiting.
-async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> Result<Admitted<'a>, Problem> {
+/// Whether an env may have more runs waiting: one for each key or none. What was answered before is no more of them,
+/// and gets that answer again however many wait.
+pub async fn admit<'a>(
+    api: &'a Api,
+    env: &'a str,
+    keys: &[Option<&str>],
+    now: Timestamp,
+) -> Result<Admitted<'a>, Problem> {
+    let mut runs = keys.len();
     if api.draining.load(Ordering::Acquire) {
         return Err(Problem::new(Code::Draining, "this node is stopping; another one takes the request").retry_after(1));
     }
@@ -116,6 +134,10 @@ async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> R
     let most = api.runs.settings.now().env(env).max_waiting;
     let waiting = api.quota_used(env, now).await?;
     if waiting + runs as i64 > most {
+        let known = known(api, env, keys.iter().flatten().map(|key| (*key).to_owned()).collect()).await?;
+        runs = keys.iter().filter(|key| key.is_none_or(|key| !known.contains(key))).count();
+    }
+    if runs > 0 && waiting + runs as i64 > most {
         metrics::counter!(RUNS_REJECTED, "reason" => "limit").increment(runs as u64);
         let detail = format!("{waiting} runs of {env} wait already; at most {most} may");
         return Err(Problem::new(Code::QuotaExceeded, detail).retry_after(5));
@@ -125,22 +147,39 @@ async fn admit<'a>(api: &'a Api, env: &'a str, runs: usize, now: Timestamp) -> R
 
 /// Which of them are for a session that is not there, or closed. A request that was answered before gets that answer
 /// again, whatever has become of its session.
-async fn for_session(api: &Api, env: &str, wishes: &[Wish]) -> Result<Vec<Option<Problem>>, Problem> {
-    let sessions = wishes.iter().map(|wish| wish.session_id.clone()).collect();
+pub async fn for_session(api: &Api, env: &str, asked: &[Asked<'_>]) -> Result<Vec<Option<Problem>>, Problem> {
+    let sessions = asked.iter().map(|asked| asked.session_id.map(str::to_owned)).collect();
     let mut refusals = super::sessions::check(api, env, sessions).await?;
-    let keys: Vec<String> = (refusals.iter().zip(wishes))
-        .filter_map(|(refusal, wish)| wish.idempotency_key.clone().filter(|_| refusal.is_some()))
-        .collect();
-    if !keys.is_empty() {
-        let env = env.to_owned();
-        let known = api.store(move |runs| async move { runs.store.known_keys(&env, &keys).await }).await?;
-        for (refusal, wish) in refusals.iter_mut().zip(wishes) {
-            if wish.idempotency_key.as_ref().is_some_and(|key| known.contains(key)) {
-                *refusal = None;
-            }
+    let doubtful = refusals.iter().zip(asked).filter(|(refusal, _)| refusal.is_some());
+    let keys = doubtful.filter_map(|(_, asked)| asked.key.map(str::to_owned));
+    let known = known(api, env, keys.collect()).await?;
+    for (refusal, asked) in refusals.iter_mut().zip(asked) {
+        if asked.key.is_some_and(|key| known.contains(key)) {
+            *refusal = None;
         }
     }
     Ok(refusals)
+}
+
+/// What a run to be made names that may be known already.
+pub struct Asked<'a> {
+    pub key: Option<&'a str>,
+    pub session_id: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn of(wish: &Wish) -> Asked<'_> {
+        Asked { key: wish.idempotency_key.as_deref(), session_id: wish.session_id.as_deref() }
+    }
+}
+
+/// Those of the keys that were answered before.
+async fn known(api: &Api, env: &str, keys: Vec<String>) -> Result<HashSet<String>, Problem> {
+    if keys.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let env = env.to_owned();
+    api.store(move |runs| async move { runs.store.known_keys(&env, &keys).await }).await
 }
 
 fn diverted(api: &Api, env: &str, runs: usize) -> bool {
@@ -161,14 +200,19 @@ fn record_of(
     let buffered = buffered && !matches!(task.kind, TaskKind::Llm(_));
     record.buffered = buffered;
     record.trace = trace.of_runs();
-    record.idempotency = idempotency;
-    if record.idempotency.is_some() {
-        let answer = format!("{}\n{}", status_of(buffered), RunView::of_new(&record).json());
-        if let Some(own) = &mut record.idempotency {
-            own.answer = answer;
-        }
+    if let Some(idempotency) = idempotency {
+        keep_answer(&mut record, idempotency);
     }
     Ok(record)
+}
+
+/// Gives a run its key, and the key the answer that it will always get.
+pub fn keep_answer(record: &mut NewRecord, idempotency: Idempotency) {
+    record.idempotency = Some(idempotency);
+    let answer = format!("{}\n{}", status_of(record.buffered), RunView::of_new(record).json());
+    if let Some(own) = &mut record.idempotency {
+        own.answer = answer;
+    }
 }
 
 /// Runs that were not taken in, counted and told.
@@ -210,10 +254,17 @@ async fn make_many(
     if sent.verdicts.is_empty() {
         return Err(Problem::field("/runs", "too_few", "must have 1 item at least"));
     }
+    if let Some(key) = header_key(request)? {
+        sent.name_each(&key)?;
+    }
     if !sent.wishes.is_empty() {
         take(api, caller.env.as_str(), &mut sent, trace, now).await?;
     }
-    let answer = HttpResponse::Ok().content_type("application/json").body(answer_of(&sent.verdicts));
+    let mut answer = HttpResponse::Ok();
+    if sent.is_replayed() {
+        answer.insert_header(REPLAYED);
+    }
+    let answer = answer.content_type("application/json").body(answer_of(&sent.verdicts));
     // Up to here the request is in memory.
     drop(seat);
     Ok(answer)
@@ -238,10 +289,33 @@ impl Sent {
         match read {
             Ok(wish) => {
                 self.wishes.push((self.verdicts.len(), wish));
-                self.verdicts.push(Verdict::Taken { body: String::new(), status: 201 });
+                self.verdicts.push(Verdict::Taken { body: String::new(), status: 201, replayed: false });
             }
             Err(problem) => self.verdicts.push(Verdict::Refused(problem)),
         }
+    }
+
+    /// The key of a whole request makes one for each run by its place, as `runs create --file` does by the line. Runs
+    /// that have a key keep it.
+    fn name_each(&mut self, key: &str) -> Result<(), Problem> {
+        let longest = KEY_CHARS - format!(":{BATCH_MAX}").len();
+        if key.len() > longest {
+            let detail = format!("must have {longest} characters at most here: each run gets it with its place");
+            return Err(Problem::field("Idempotency-Key", "length", detail));
+        }
+        for (index, wish) in &mut self.wishes {
+            wish.idempotency_key.get_or_insert_with(|| format!("{key}:{index}"));
+        }
+        Ok(())
+    }
+
+    /// Whether something was taken, and all of that before.
+    fn is_replayed(&self) -> bool {
+        let mut taken = self.verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::Taken { replayed, .. } => Some(*replayed),
+            Verdict::Refused(_) => None,
+        });
+        taken.next().is_some_and(|first| first && taken.all(|replayed| replayed))
     }
 }
 
@@ -288,7 +362,7 @@ async fn sent_as_lines(
 /// Takes in what may be. The whole request fails only if nothing of it was taken.
 async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: Timestamp) -> Result<(), Problem> {
     let (indices, wishes): (Vec<usize>, Vec<Wish>) = std::mem::take(&mut sent.wishes).into_iter().unzip();
-    let refusals = for_session(api, env, &wishes).await?;
+    let refusals = for_session(api, env, &wishes.iter().map(Asked::of).collect::<Vec<_>>()).await?;
     let mut wanted = Vec::with_capacity(wishes.len());
     for ((index, wish), refusal) in indices.into_iter().zip(wishes).zip(refusals) {
         match refusal {
@@ -300,14 +374,15 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: 
     if wishes.is_empty() {
         return Ok(());
     }
-    let _admitted = admit(api, env, wishes.len(), now).await?;
+    let keys: Vec<_> = wishes.iter().map(|(_, wish)| wish.idempotency_key.as_deref()).collect();
+    let _admitted = admit(api, env, &keys, now).await?;
     let buffered = diverted(api, env, wishes.len());
     let (mut indices, mut records) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
     for (done, (index, wish)) in wishes.into_iter().enumerate() {
         breathe(done).await;
         let record = record_of(api, env, wish, (buffered, trace), now)?;
         let body = RunView::of_new(&record).without_payload().json();
-        sent.verdicts[index] = Verdict::Taken { body, status: status_of(record.buffered) };
+        sent.verdicts[index] = Verdict::Taken { body, status: status_of(record.buffered), replayed: false };
         indices.push(index);
         records.push(record);
     }
@@ -323,7 +398,8 @@ async fn take(api: &Api, env: &str, sent: &mut Sent, trace: &RequestTrace, now: 
             Ok(Accepted::New) => {}
             Ok(Accepted::Replayed { answer, .. }) => {
                 let (status, body) = answer.split_once('\n').unwrap_or(("201", &answer));
-                sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status: status.parse().unwrap_or(201) };
+                let status = status.parse().unwrap_or(201);
+                sent.verdicts[index] = Verdict::Taken { body: body.to_owned(), status, replayed: true };
             }
             Ok(Accepted::Mismatch { run }) => sent.verdicts[index] = Verdict::Refused(mismatch(&run)),
             Err(error) => sent.verdicts[index] = Verdict::Refused(refused(error, 1)),
@@ -337,7 +413,7 @@ fn mismatch(run: &RunId) -> Problem {
 }
 
 enum Verdict {
-    Taken { body: String, status: u16 },
+    Taken { body: String, status: u16, replayed: bool },
     Refused(Problem),
 }
 
@@ -350,7 +426,7 @@ fn answer_of(verdicts: &[Verdict]) -> String {
             text.push(',');
         }
         match verdict {
-            Verdict::Taken { body, status } => {
+            Verdict::Taken { body, status, .. } => {
                 taken += 1;
                 text += &format!("{{\"index\":{index},\"status\":{status},\"run\":{body}}}");
             }

@@ -45,8 +45,15 @@ pub async fn nodes(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, 
 }
 
 /// `POST /nodes/{id}/drain`: it finishes what it has and takes nothing on. Once asked, asking again changes nothing.
-pub async fn drain(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn drain(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::Admin)?;
+    api.no_fields(payload, &request).await?;
     let node = NodeId::from_text(id.into_inner());
     let is_there =
         |row: Option<NodeRow>| row.filter(|row| row.state != "gone").ok_or_else(|| Problem::not_found("node"));

@@ -256,22 +256,45 @@ pub async fn list(api: web::Data<Api>, caller: Caller, request: HttpRequest) -> 
 }
 
 /// `POST /jobs/{id}/suspend`: no batch is opened any more; what is in flight is collected.
-pub async fn suspend(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn suspend(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::JobsWrite)?;
+    api.no_fields(payload, &request).await?;
     ask(&api, &caller, &id, JobEvent::Suspended).await
 }
 
 /// `POST /jobs/{id}/resume`: the same job goes on with its next round.
-pub async fn resume(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn resume(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::JobsWrite)?;
+    api.no_fields(payload, &request).await?;
     ask(&api, &caller, &id, JobEvent::Resumed).await
 }
 
 /// `POST /jobs/{id}/cancel`: what is in flight is paid for and still collected, the rest waits for another job.
-pub async fn cancel(api: web::Data<Api>, caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn cancel(
+    api: web::Data<Api>,
+    caller: Caller,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::JobsWrite)?;
+    api.no_fields(payload, &request).await?;
     ask(&api, &caller, &id, JobEvent::Cancelled).await
 }
 
 async fn ask(api: &Api, caller: &Caller, id: &str, event: JobEvent) -> Result<HttpResponse, Problem> {
-    caller.needs(Scope::JobsWrite)?;
     let (env, id) = (caller.env.to_string(), job_id(id)?);
     let why = match event {
         JobEvent::Suspended => Some("suspended on request"),

@@ -17,7 +17,7 @@ pub const KEY_CHARS: usize = 255;
 const ATTEMPTS_MAX: i64 = 1_000;
 pub const PRIORITY: i64 = 86_400;
 const DAY: Duration = Duration::from_secs(86_400);
-const YEAR: Duration = Duration::from_secs(366 * 86_400);
+pub const YEAR: Duration = Duration::from_secs(366 * 86_400);
 
 /// A run as it is asked for, before it has an id.
 #[derive(Debug, Clone)]

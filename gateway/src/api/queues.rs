@@ -4,7 +4,7 @@ use super::Api;
 use super::read::Page;
 use crate::http::keys::{Caller, Scope};
 use crate::http::problem::Problem;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use storage::model::Timestamp;
 use storage::store::QueueRow;
@@ -80,18 +80,33 @@ pub async fn list(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, P
 }
 
 /// `POST /queues/{queue}/pause`: what runs goes on to its end, nothing more is started.
-pub async fn pause(api: web::Data<Api>, caller: Caller, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn pause(
+    api: web::Data<Api>,
+    caller: Caller,
+    queue: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::QueuesWrite)?;
+    api.no_fields(payload, &request).await?;
     let now = api.now();
     set(&api, caller, queue.into_inner(), Some(now)).await
 }
 
 /// `POST /queues/{queue}/resume`
-pub async fn resume(api: web::Data<Api>, caller: Caller, queue: web::Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn resume(
+    api: web::Data<Api>,
+    caller: Caller,
+    queue: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    caller.needs(Scope::QueuesWrite)?;
+    api.no_fields(payload, &request).await?;
     set(&api, caller, queue.into_inner(), None).await
 }
 
 async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>) -> Result<HttpResponse, Problem> {
-    caller.needs(Scope::QueuesWrite)?;
     if !crate::tasks::is_name(&queue) {
         return Err(Problem::not_found("queue"));
     }

@@ -1,10 +1,11 @@
 //! `tidegate runs …`.
 
 use super::{Remote, duration};
+use crate::http::fields::day_or_time;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
-use storage::model::RunState;
+use storage::model::{RunState, Timestamp};
 
 #[derive(Debug, Clone, Args)]
 pub struct RunsArgs {
@@ -131,18 +132,46 @@ pub struct ListArgs {
     /// Only steps of this session
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
-    /// Only those of this long ago and younger (2h, 7d)
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub since: Option<Duration>,
+    /// Only those accepted this long ago or later (2h, 7d), or at this date (from midnight, UTC) or time, or later
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Moment>,
+    /// Only those accepted before: that long ago, or a date or time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Moment>,
     /// At most this many
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub limit: u32,
     /// All there are
     #[arg(long, conflicts_with = "limit")]
     pub all: bool,
-    /// Go on where a list ended, with the same filters; not with --since, which moves with the clock
-    #[arg(long, value_name = "CURSOR", conflicts_with = "since")]
+    /// Go on where a list ended, with the same filters; not with "so long ago", which moves with the clock
+    #[arg(long, value_name = "CURSOR")]
     pub after: Option<String>,
+}
+
+/// A point in time, or so long ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Moment {
+    pub fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Moment::Ago(span) => now - span,
+            Moment::At(at) => at,
+        }
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    if let Some(at) = day_or_time(text) {
+        return Ok(Moment::At(at));
+    }
+    let neither =
+        || format!("`{text}` is no span such as 30s, 90m or 7d, and no date or time such as 2026-01-31T12:00:00Z");
+    duration(text).map(Moment::Ago).map_err(|_| neither())
 }
 
 #[derive(Debug, Clone, Args)]
@@ -163,4 +192,25 @@ pub struct LogsArgs {
 fn run_state(word: &str) -> Result<RunState, String> {
     let words: Vec<_> = RunState::ALL.iter().map(|state| state.word()).collect();
     RunState::from_word(word).ok_or_else(|| format!("`{word}` is no status of a run; use one of {}", words.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_span_a_date_or_a_time() {
+        for (text, expected) in [
+            ("2h", Ok(Moment::Ago(Duration::from_secs(7_200)))),
+            ("1970-01-02", Ok(Moment::At(Timestamp::from_millis(86_400_000)))),
+            ("1970-01-01T01:00:00+01:00", Ok(Moment::At(Timestamp::from_millis(0)))),
+        ] {
+            assert_eq!(moment(text), expected, "{text}");
+        }
+        for bad in ["yesterday", "1970-02-30", "", "1970-01-01T00:00:00", "-2h"] {
+            assert!(moment(bad).is_err_and(|why| why.starts_with(&format!("`{bad}` is no span"))), "{bad}");
+        }
+        let now = Timestamp::from_millis(10_000);
+        assert_eq!(Moment::Ago(Duration::from_secs(3)).at(now), Timestamp::from_millis(7_000));
+    }
 }

@@ -79,9 +79,10 @@ fn refused(server: &str, status: StatusCode, body: &[u8]) -> Failure {
     let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
     let (code, title) = (text("code"), text("title"));
     let what = Some(text("detail")).filter(|detail| !detail.is_empty()).unwrap_or_else(|| title.clone());
+    let hint = hint(&code, &what);
     let mut failure = Failure::new(exit(status, &code), what);
     failure = failure.cause(format!("{} {code}: {}{}", status.as_u16(), title, details(&problem)));
-    if let Some(hint) = hint(&code) {
+    if let Some(hint) = hint {
         failure = failure.hint(hint);
     }
     failure.problem = Some(Box::new(problem));
@@ -119,8 +120,12 @@ fn exit(status: StatusCode, code: &str) -> Exit {
     }
 }
 
-fn hint(code: &str) -> Option<&'static str> {
+fn hint(code: &str, what: &str) -> Option<&'static str> {
     Some(match code {
+        // Nodes and actors are of no env, and a path that is not there is of the server.
+        "not_found" if what.ends_with("node") => "`tidegate nodes list` shows those that are there",
+        "not_found" if what.ends_with("actor") => "`tidegate actors list` shows those that are there",
+        "not_found" if what.ends_with("path") => "is the server of another version? it has no such call",
         "unauthenticated" => "put a key into TIDEGATE_API_KEY; `tidegate keys create` makes one",
         "forbidden_scope" => "make a key with this scope: `tidegate keys create --scope …`",
         "not_found" => "is it of this env? a key sees its own env only, and without keys --env names it",
@@ -174,6 +179,19 @@ mod tests {
         let expected = "error: /task: is missing (and 1 more)\ncause: 400 invalid_field: A value is not allowed\n  \
                         /task: is missing\n  /x: no\nrequest id: req_1";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_not_there_is_looked_for_where_it_would_be() {
+        for (detail, hint) in [
+            ("there is no such run", "is it of this env?"),
+            ("there is no such node", "`tidegate nodes list`"),
+            ("there is no such actor", "`tidegate actors list`"),
+            ("no resource has this path", "is the server of another version?"),
+        ] {
+            let failure = refusal(404, &format!(r#"{{"code":"not_found","detail":"{detail}","title":"t"}}"#));
+            assert!(failure.hint.is_some_and(|given| given.starts_with(hint)), "{detail}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(in crate::http) use time::{decimal_seconds, iso_duration, rfc3339};
 
 pub use scan::KEYS_MAX;
 pub use text::Charset;
+pub use time::day_or_time;
 
 use super::problem::Problem;
 use scan::Member;
@@ -137,8 +138,7 @@ impl<'a> Fields<'a> {
     /// A date, which is its first instant in UTC, or a date with a time.
     pub fn day_or_time(&mut self, name: &'static str) -> Option<Timestamp> {
         let text = self.string(name, "a string with a date")?;
-        let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text };
-        match time::rfc3339(&whole) {
+        match time::day_or_time(&text) {
             Some(at) => Some(at),
             None => {
                 self.refuse(name, "format", "must be a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z")
@@ -254,7 +254,8 @@ impl<'a> Fields<'a> {
             return Vec::new();
         }
         if items.len() < *count.start() {
-            self.refuse::<()>(name, "too_few", format!("must have {} items at least", count.start()));
+            let items = if *count.start() == 1 { "item" } else { "items" };
+            self.refuse::<()>(name, "too_few", format!("must have {} {items} at least", count.start()));
             return Vec::new();
         }
         items

@@ -3,7 +3,8 @@
 //! It names the request, refuses a head that nobody should act on, catches a panic, and sees to it that every
 //! error leaves as a problem with the request's name on it. Some things are the framework's alone: a head that
 //! it cannot parse is answered with a bare 400, 408 or 431, a head with bare line feeds is read as if they
-//! were proper line ends, and `100 Continue` is sent before anything here is asked.
+//! were proper line ends, `100 Continue` is sent before anything here is asked, and of requests that are sent
+//! ahead of answers it forgets which was a HEAD.
 
 mod admit;
 mod metrics;
@@ -15,6 +16,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -24,6 +26,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{Error, HttpMessage, HttpResponse};
 use actors::metrics::HTTP_RATE_LIMITED;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tracing::{error, warn};
 
@@ -93,6 +96,7 @@ where
             unread: Unread::watch(&mut request),
             connection: Connection::of(request.request()),
             wants_body: *request.method() != Method::GET && *request.method() != Method::HEAD,
+            is_head: *request.method() == Method::HEAD,
             passing: self.meter.enters(request.method()),
         };
         request.extensions_mut().insert(passage.id.clone());
@@ -102,6 +106,10 @@ where
         if let Err(problem) = admit::admit(request.request(), &self.rules) {
             let response = request.error_response(problem);
             return Box::pin(async move { Ok(passage.answer(response).await) });
+        }
+        if passage.is_head {
+            // Whatever can be got can be asked for without its body.
+            request.head_mut().method = Method::GET;
         }
         let service = Rc::clone(&self.service);
         Box::pin(async move {
@@ -121,6 +129,7 @@ struct Passage {
     unread: Option<Unread>,
     connection: Option<Arc<Connection>>,
     wants_body: bool,
+    is_head: bool,
     passing: Passing,
 }
 
@@ -140,6 +149,10 @@ impl Passage {
 
     async fn finish(mut self, response: HttpResponse<BoxBody>, route: Option<String>) -> HttpResponse<BoxBody> {
         let mut response = as_problem(response, &self.id);
+        if self.is_head {
+            response = response.map_body(|_, body| BoxBody::new(LeftAway(body.size())));
+        }
+        allow_head(response.headers_mut());
         let status = response.status();
         self.passing.leaves(route, status);
         add_headers(response.headers_mut(), &self.id);
@@ -164,6 +177,34 @@ impl Passage {
             unread.drain().await;
         }
         response.map_body(|_, body| unread.hold(body))
+    }
+}
+
+/// The body of an answer to HEAD: as long as it would be where that is known, and nothing of it.
+struct LeftAway(BodySize);
+
+impl MessageBody for LeftAway {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        // The framework would end what comes in chunks by an empty one, which is a body.
+        if self.0 == BodySize::Stream { BodySize::None } else { self.0 }
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// Where GET is allowed, HEAD is.
+fn allow_head(headers: &mut HeaderMap) {
+    let Some(allowed) = headers.get(header::ALLOW).and_then(|allowed| allowed.to_str().ok()) else { return };
+    let has = |method: &str| allowed.split(',').any(|allowed| allowed.trim() == method);
+    if has("GET")
+        && !has("HEAD")
+        && let Ok(allowed) = HeaderValue::try_from(format!("{allowed}, HEAD"))
+    {
+        headers.insert(header::ALLOW, allowed);
     }
 }
 

@@ -93,9 +93,11 @@ pub const OPERATIONS: &[Operation] = &[
         id: "runs_create_batch",
         tag: "runs",
         summary: "Make up to 1,000 runs at once",
-        description: "`{runs: […]}`, or a run a line. Each gets a verdict, in the order in which they were sent.",
+        description: "`{runs: […]}`, or a run a line. Each gets a verdict, in the order in which they were sent. With \
+                      the header `Idempotency-Key` a run without a key of its own gets `KEY:INDEX`: the same request \
+                      again makes none twice.",
         scope: "runs:write",
-        parameters: &["traceparent"],
+        parameters: &["idempotency_key", "traceparent"],
         body: Some(Body {
             forms: &[(JSON, Shape::Named("RunBatch")), ("application/x-ndjson", Shape::Text)],
             example: None,
@@ -105,7 +107,7 @@ pub const OPERATIONS: &[Operation] = &[
             status: 200,
             what: "A verdict for each.",
             form: json("Verdicts"),
-            headers: &["traceparent"],
+            headers: &["Idempotency-Replayed", "traceparent"],
             example: Some("verdicts"),
         }],
         refusals: &[422, 507],
@@ -179,27 +181,28 @@ pub const OPERATIONS: &[Operation] = &[
         id: "runs_replay",
         tag: "runs",
         summary: "Make a new run of the same payload",
-        description: "",
+        description: "It counts and waits like any other, and needs the session of the old one to be open. Its body is \
+                      empty. With an idempotency key the same request again gets the first answer.",
         scope: "runs:write",
-        parameters: &["traceparent"],
+        parameters: &["idempotency_key", "traceparent"],
         body: None,
         answers: &[
             Answer {
                 status: 201,
                 what: "The new run; `replay_of` names the old one.",
                 form: json("Run"),
-                headers: &["Location", "traceparent"],
+                headers: CREATED,
                 example: None,
             },
             Answer {
                 status: 202,
                 what: "The same, and it is buffered.",
                 form: json("Run"),
-                headers: &["Location", "traceparent"],
+                headers: CREATED,
                 example: None,
             },
         ],
-        refusals: &[409, 507],
+        refusals: &[409, 422, 507],
     },
     Operation {
         method: "GET",

@@ -1,7 +1,7 @@
 //! `runs list`: one page after the other, each printed before the next is asked for.
 
 use super::{now, view};
-use crate::cli::{ListArgs, Output};
+use crate::cli::{ListArgs, Moment, Output};
 use crate::client::{Client, Object, Page, Request};
 use crate::exit::{Exit, Failure};
 use crate::output::{List, Reader, note, send};
@@ -14,11 +14,17 @@ const PAGE_MAX: u64 = 200;
 pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<Exit, Failure> {
     let mut left = if args.all { u64::MAX } else { u64::from(args.limit) };
     // Once for all pages: a cursor goes with the very filter that it was made under.
-    let since = args.since.map(|span| now() - span);
+    let now = now();
+    let times = [args.since, args.until].map(|moment| moment.map(|moment| moment.at(now)));
+    let moves = [args.since, args.until].iter().flatten().any(|moment| matches!(moment, Moment::Ago(_)));
+    if moves && args.after.is_some() {
+        let failure = Failure::usage("--after goes with the very filters of its list, and \"so long ago\" moves on");
+        return Err(failure.hint("give --since and --until a date or a time"));
+    }
     let mut after = args.after.clone();
     let mut printer = Printer { output, printed: 0, held: Vec::new() };
     loop {
-        let page = page(client, args, since, left.min(PAGE_MAX), after.as_deref()).await?;
+        let page = page(client, args, times, left.min(PAGE_MAX), after.as_deref()).await?;
         left = left.saturating_sub(page.data.len() as u64);
         after = page.next_cursor;
         if printer.take(page.data)? == Reader::Gone {
@@ -30,14 +36,14 @@ pub async fn print(client: &Client, args: &ListArgs, output: Output) -> Result<E
     }
     // A cursor goes with its filters, and "since two hours ago" is another one by then.
     let has_more = after.is_some();
-    printer.end(after.filter(|_| since.is_none()), has_more)?;
+    printer.end(after.filter(|_| !moves), has_more)?;
     Ok(Exit::Done)
 }
 
 async fn page(
     client: &Client,
     args: &ListArgs,
-    since: Option<Timestamp>,
+    [since, until]: [Option<Timestamp>; 2],
     limit: u64,
     after: Option<&str>,
 ) -> Result<Page, Failure> {
@@ -49,6 +55,7 @@ async fn page(
         .maybe_query("tag", args.tag.as_deref())
         .maybe_query("session_id", args.session.as_deref())
         .maybe_query("accepted_after", since)
+        .maybe_query("accepted_before", until)
         .maybe_query("cursor", after);
     client.send(&request).await?.page()
 }

@@ -243,9 +243,14 @@ fn row_160_a_percent_encoded_password_works_and_shows_up_nowhere() {
     let mut command = list(&case, &[("PGPASSWORD", "other")]);
     command.args(["--store", &case.store.replace("/test_", "/no_such_")]);
     let missing = case.finish(command);
-    assert!(missing.code == Some(74) || missing.code == Some(6), "{missing:?}");
-    assert!(missing.stderr.contains("does not exist"), "{missing:?}");
-    for said in [&ended.stdout, &ended.stderr, &missing.stderr] {
+    assert_eq!(missing.code, Some(6), "{missing:?}");
+    assert!(missing.stderr.contains("does not exist") && missing.stderr.contains("hint: check the database's name"));
+    let mut command = list(&case, &[]);
+    command.args(["--store", &case.store.replace(&format!("postgres:{password}@"), "nobody:s3cr3t@")]);
+    let stranger = case.finish(command);
+    assert_eq!(stranger.code, Some(4), "{stranger:?}");
+    assert!(stranger.stderr.contains("hint: check the user and the password"), "{stranger:?}");
+    for said in [&ended.stdout, &ended.stderr, &missing.stderr, &stranger.stderr] {
         assert!(!said.contains("s3cr3t") && !said.contains("p@w"), "{said}");
     }
     for path in case.files() {

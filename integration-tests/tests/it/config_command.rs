@@ -40,7 +40,7 @@ fn config_show_tells_every_setting_and_where_it_comes_from() {
     assert_eq!(of(&rows, "nodes.lease_seconds")["value"], 15.0);
     assert_eq!(of(&rows, "limits.max_running")["value"], Value::Null, "what is not set is shown too");
     assert!(rows.iter().all(|row| row["from"] == "default"));
-    let text = "\n[nodes]\nlease_seconds = 3\n[tasks.a]\nkind = \"http\"\nurl = \"https://me:s3cret@example.com/?k=s3cret\"\n\
+    let text = "\n[nodes]\nlease_seconds = 3\n[tasks.a]\nkind = \"http\"\nurl = \"https://example.com/?k=s3cret\"\n\
         headers = { Authorization = \"s3cret\" }\n[limits]\nmax_usd_per_day = 12.5\n";
     put(&case, "tidegate.toml", text);
     case.env = vec![("TIDEGATE_WORKERS__SLOTS".to_owned(), "3".to_owned())];
@@ -52,7 +52,7 @@ fn config_show_tells_every_setting_and_where_it_comes_from() {
     assert_eq!(of(&rows, "limits.max_usd_per_day")["value"], "12.50");
     assert_eq!(of(&rows, "workers.slots")["variable"], "TIDEGATE_WORKERS__SLOTS");
     assert_eq!(of(&rows, "sweeps.enabled")["variable"], "TIDEGATE_SWEEPER_ENABLED");
-    assert_eq!(of(&rows, "tasks.a.url")["value"], "https://****@example.com/?****");
+    assert_eq!(of(&rows, "tasks.a.url")["value"], "https://example.com/?****");
     assert!(!rows.iter().any(|row| row["key"] == "tasks.a.program"), "of tasks only what is set");
     let table = config(&case, &["show"]);
     assert!(table.stdout.contains("nodes.lease_seconds\t3.0\ttidegate.toml, line 3\n"), "{table:?}");
@@ -107,6 +107,16 @@ fn config_validate_names_file_line_and_key_of_what_is_wrong() {
         ("[envs.\"acme/prod\"]\nmax_waiting = 0\n", "envs.\"acme/prod\".max_waiting must be at least 1"),
         ("[envs.\"acme/prod\"]\nmax_waiting = 0\n", "(bad.toml, line 2)"),
         ("[tasks.a]\nkind = \"exec\"\n", "tasks.a.program is missing"),
+        (
+            "[tasks.a]\nkind = \"exec\"\nprogram = \"sh\"\n",
+            "tasks.a.program \"sh\" is not an absolute path; no search path is looked at (bad.toml, line 3)",
+        ),
+        (
+            "[tasks.a]\nkind = \"http\"\nurl = \"http://127.0.0.1:1/x\"\n",
+            "tasks.a.url: the address 127.0.0.1 is refused (loopback); `allow_private` allows it (bad.toml, line 3)",
+        ),
+        ("[tasks.a]\nkind = \"http\"\nurl = \"ftp://x\"\n", "tasks.a.url: it is not http://HOST[:PORT]/PATH"),
+        ("[tasks.a]\nkind = \"llm\"\nprovider = \"opneai\"\n", "tasks.a.provider: there is no provider `opneai`"),
     ] {
         put(&case, "bad.toml", text);
         let ended = config(&case, &["validate", "bad.toml"]);

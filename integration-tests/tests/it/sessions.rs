@@ -157,6 +157,7 @@ fn close_on(database: Database) {
     }
     assert_eq!(client.read(&driver)["status"], "running", "a close spares its driver");
     client.post("/runs", &of_it("later")).is_problem(409, "conflict");
+    client.post(&format!("/runs/{waiting}/replay"), &json!({})).is_problem(409, "conflict");
     let unknown = json!({"task": "later", "session_id": "ses_01m7z98h4682mz3gf7qqbcvmfg"});
     client.post("/runs", &unknown).is_problem(400, "invalid_field");
     let replayed = client.post("/runs", &keyed).is(201);

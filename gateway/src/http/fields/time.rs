@@ -30,6 +30,11 @@ pub(in crate::http) fn rfc3339(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_millis((minutes * 60 + second) * 1_000 + millis))
 }
 
+/// Reads a date, which is its first instant in UTC, or a date with a time.
+pub fn day_or_time(text: &str) -> Option<Timestamp> {
+    if text.len() == 10 { rfc3339(&format!("{text}T00:00:00Z")) } else { rfc3339(text) }
+}
+
 /// Reads `PnW` or `PnDTnHnMnS`. Months and years are refused, as they are no fixed spans.
 pub(in crate::http) fn iso_duration(text: &str) -> Option<Duration> {
     let rest = text.strip_prefix('P')?;

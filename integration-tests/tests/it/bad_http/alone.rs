@@ -1,8 +1,9 @@
 //! Rows of the catalogue that are no single request, each on the running server.
 
 use super::connect_to;
-use harness::{Client, Database, Server, eventually};
-use serde_json::json;
+use harness::{Answer, Client, Database, Server, eventually};
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -186,6 +187,177 @@ fn row_133_a_key_with_another_body_is_refused_and_the_first_one_stands() {
     assert_eq!((again.header("idempotency-replayed"), again.field("id")), (Some("true"), first.field("id")));
     assert_eq!(client.read(&first.field("id"))["payload"], "one");
     assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 1);
+    server.stop();
+}
+
+/// What can be got can be asked for without its body, be it endless; the connection goes on in step.
+#[test]
+fn row_29_head_answers_as_get_does_without_the_body() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let got = client.get("/tasks").is(200);
+    let asked = [
+        ("HEAD", "/api/v1/tasks".to_owned(), 200),
+        ("HEAD", format!("/api/v1/runs/{run}"), 200),
+        ("HEAD", format!("/api/v1/runs/{run}/output?follow=true"), 200),
+        ("HEAD", "/api/docs".to_owned(), 200),
+        ("HEAD", "/api/v1/nothing".to_owned(), 404),
+        ("HEAD", "/api/v1/runs/batch".to_owned(), 405),
+        ("HEAD", "/api/v1/events".to_owned(), 200),
+        ("GET", "/api/v1/tasks".to_owned(), 200),
+    ];
+    let mut stream = connect_to(&server);
+    for (method, path, status) in &asked {
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("text");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{method} {path}: {head}");
+        let length = format!("content-length: {}\r\n", got.body.len());
+        assert!(!path.ends_with("/tasks") || head.contains(&length), "{length} of {head}");
+        assert!(!path.ends_with(&run) || head.contains("etag: "), "{head}");
+    }
+    let mut body = vec![0; got.body.len()];
+    stream.read_exact(&mut body).expect("the body of the last one");
+    assert_eq!(body, got.body, "nothing came in between");
+    server.stop();
+}
+
+/// Replays and many runs at once have keys too: what comes again makes nothing again.
+fn keys_of_every_kind(database: Database) {
+    const CLIENTS: usize = 40;
+    let mut server = Server::on(database).config(LATER).start();
+    let mut client = server.client();
+    let (one, other) = (client.run(&json!({"task": "later"})), client.run(&json!({"task": "later"})));
+    let replay = |run: &str, key: &str| {
+        server.client().with("Idempotency-Key", key).post(&format!("/runs/{run}/replay"), &json!({}))
+    };
+    let made: HashSet<String> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| replay(&one, "again").is(201).field("id"))).collect();
+        clients.into_iter().map(|client| client.join().expect("an answer")).collect()
+    });
+    assert_eq!(made.len(), 1, "one replay however often it is asked for: {made:?}");
+    assert_eq!(replay(&one, "again").header("idempotency-replayed"), Some("true"));
+    assert_eq!(client.read(made.iter().next().expect("one"))["replay_of"], one.as_str());
+    replay(&other, "again").is_problem(422, "idempotency_mismatch");
+    replay(&one, "a b").is_problem(400, "invalid_field");
+    let many = |runs: Value, key: &str| {
+        server.client().with("Idempotency-Key", key).post("/runs/batch", &json!({ "runs": runs })).is(200)
+    };
+    let both = json!([{"task": "later"}, {"task": "nobody"}, {"task": "later", "idempotency_key": "own"}]);
+    let first = many(both.clone(), "import");
+    let keys = |index: usize| first.json()["data"][index]["run"]["idempotency_key"].clone();
+    assert_eq!((keys(0), keys(2)), (json!("import:0"), json!("own")), "by their place, or their own");
+    assert_eq!((first.json()["accepted"].clone(), first.header("idempotency-replayed")), (json!(2), None));
+    let again = many(both, "import");
+    let ids = |answer: &Answer| [0, 2].map(|index| answer.json()["data"][index]["run"]["id"].clone());
+    assert_eq!((ids(&again), again.header("idempotency-replayed")), (ids(&first), Some("true")));
+    let changed = many(json!([{"task": "later", "priority": 1}]), "import").json();
+    assert_eq!(changed["data"][0]["error"]["code"], "idempotency_mismatch", "{changed}");
+    let long = "k".repeat(251);
+    let refused = client_of(&server, &long).post("/runs/batch", &json!({"runs": [{"task": "later"}]}));
+    refused.is_problem(400, "invalid_field");
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 5, "two, a replay, and two at once");
+    server.stop();
+}
+
+fn client_of(server: &Server, key: &str) -> Client {
+    server.client().with("Idempotency-Key", key)
+}
+
+#[test]
+fn row_133_replays_and_many_runs_at_once_have_keys_on_sqlite() {
+    keys_of_every_kind(Database::Sqlite);
+}
+
+#[test]
+fn row_133_replays_and_many_runs_at_once_have_keys_on_postgres() {
+    keys_of_every_kind(Database::Postgres);
+}
+
+/// Whatever takes no body by its own document says so to whoever sends fields, and does nothing.
+#[test]
+fn row_55_what_takes_no_fields_refuses_them() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let document = server.command(&["openapi"]).output().expect("the binary runs").stdout;
+    let document: Value = serde_json::from_slice(&document).expect("JSON");
+    let mut tried = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        if item["post"].is_null() || !item["post"]["requestBody"].is_null() {
+            continue;
+        }
+        let path = path.replace("{id}", &run).replace("{queue}", "later");
+        let refused = client.post(&path, &json!({"surprise": 1}));
+        refused.is_problem(400, "unknown_field");
+        assert_eq!(refused.json()["errors"][0]["pointer"], "/surprise", "{path}: {refused:?}");
+        tried += 1;
+    }
+    assert!(tried >= 8, "only {tried} were found");
+    assert_eq!(client.read(&run)["status"], "queued", "nothing was done");
+    assert_eq!(server.number("SELECT COUNT(*) FROM run_records"), 1);
+    for nothing in [json!({}), json!(null)] {
+        client.post(&format!("/runs/{run}/cancel"), &nothing).is(200);
+    }
+    server.stop();
+}
+
+/// The same of parameters in the URL.
+#[test]
+fn row_120_what_takes_no_parameters_refuses_them() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later"}));
+    let document = server.command(&["openapi"]).output().expect("the binary runs").stdout;
+    let document: Value = serde_json::from_slice(&document).expect("JSON");
+    let is_query = |parameter: &Value| {
+        let name = parameter["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        let named = name.map_or(parameter, |name| &document["components"]["parameters"][name]);
+        named["in"] == "query"
+    };
+    let mut tried = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let path = path.replace("{id}", &run).replace("{queue}", "later");
+        for (method, operation) in item.as_object().expect("operations") {
+            if operation["parameters"].as_array().is_some_and(|parameters| parameters.iter().any(is_query)) {
+                continue;
+            }
+            let method = method.to_uppercase();
+            let refused = client.send(&method, &format!("{path}?surprise=1"), None).expect("an answer");
+            refused.is_problem(400, "unknown_field");
+            assert_eq!(refused.json()["errors"][0]["pointer"], "?surprise", "{method} {path}: {refused:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 20, "only {tried} were found");
+    assert_eq!(client.read(&run)["status"], "queued", "nothing was done");
+    client.get("/nothing?surprise=1").is_problem(404, "not_found");
+    server.stop();
+}
+
+#[test]
+fn row_103_a_run_is_moved_as_far_as_one_can_be_made() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).start();
+    let mut client = server.client();
+    let run = client.run(&json!({"task": "later", "delay_seconds": 60, "ttl_seconds": 3_600}));
+    let path = format!("/runs/{run}");
+    let expires_at = client.read(&run)["expires_at"].clone();
+    for wrong in [json!("2001-01-01T00:00:00Z"), json!("9999-01-01T00:00:00Z"), expires_at] {
+        let refused = client.patch(&path, &json!({"not_before": wrong}));
+        refused.is_problem(400, "invalid_field");
+        assert_eq!(refused.json()["errors"][0]["code"], "range", "{wrong}: {refused:?}");
+    }
+    assert_eq!(client.read(&run)["version"], 1, "nothing was done");
+    let other = client.run(&json!({"task": "later", "delay_seconds": 60}));
+    let far = client.run(&json!({"task": "later", "delay_seconds": 15_000_000}));
+    let longest = client.read(&far)["not_before"].clone();
+    client.patch(&format!("/runs/{other}"), &json!({"not_before": longest})).is(200);
     server.stop();
 }
 

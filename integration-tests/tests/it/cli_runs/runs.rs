@@ -59,6 +59,18 @@ fn a_list_is_tab_separated_whole_and_goes_on_page_after_page() {
     let none = server.run(&["runs", "list", "--task", "nothing", "-o", "json"]);
     assert_eq!(none.stdout, "{\"data\":[],\"has_more\":false,\"next_after\":null}\n");
     assert_eq!(server.run(&["runs", "list", "--since", "1h", "-o", "jsonl", "--all"]).stdout.lines().count(), 230);
+    let lines = |range: &[&str]| {
+        let mut args = vec!["runs", "list", "--all", "-o", "jsonl"];
+        args.extend_from_slice(range);
+        server.run(&args).stdout.lines().count()
+    };
+    assert_eq!((lines(&["--since", "2020-01-31"]), lines(&["--since", "2020-01-31T12:00:00+01:00"])), (230, 230));
+    assert_eq!((lines(&["--until", "2020-01-31"]), lines(&["--until", "1h"])), (0, 0));
+    let first = server.json(&["runs", "list", "--since", "2020-01-31", "--limit", "200"]);
+    let after = first["next_after"].as_str().expect("a point in time stays where it is");
+    assert_eq!(lines(&["--since", "2020-01-31", "--after", after]), 30);
+    let moved = server.run(&["runs", "list", "--since", "1h", "--after", after]);
+    assert!(moved.code == Some(2) && moved.stderr.contains("hint: give --since and --until"), "{moved:?}");
     assert_eq!(server.run(&["runs", "list", "--status", "failed", "--all"]).stdout, "");
 }
 
