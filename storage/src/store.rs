@@ -22,6 +22,7 @@ mod claim;
 mod canaries;
 mod live;
 mod log;
+mod checkpoint;
 mod submit;
 mod reconcile;
 mod settle;

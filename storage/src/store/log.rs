@@ -14,19 +14,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// What is to be synced for a commit to be durable. The least one is durable as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mark(u64);
 
+type Opened = Mutex<Option<File>>;
+
 /// See the module's first lines.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    /// Held while it is synced: the kernel tells of an error once, and whoever synced beside would not hear of it.
-    file: Mutex<Option<File>>,
+    /// For the one that syncs for all who wait, and for the thread that syncs for itself: neither waits for what the
+    /// other has begun. Held while it is synced, for the kernel tells of an error once to each that has a file open.
+    for_all: Opened,
+    for_one: Opened,
     /// Commits that have ended.
     written: AtomicU64,
+    /// Rings at each of them.
+    growth: Notify,
     /// How many of them are on the disk.
     synced: AtomicU64,
     /// After a failed sync the kernel may take for written what is not, and say so at the next one.
@@ -42,8 +49,10 @@ impl Log {
         path.push("-wal");
         Log {
             path: path.into(),
-            file: Mutex::default(),
+            for_all: Opened::default(),
+            for_one: Opened::default(),
             written: AtomicU64::new(0),
+            growth: Notify::new(),
             synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             leader: tokio::sync::Mutex::default(),
@@ -52,7 +61,13 @@ impl Log {
 
     /// A commit has ended.
     pub(super) fn wrote(&self) -> Mark {
+        self.growth.notify_one();
         Mark(self.written.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// Returns when a commit has ended since the last call, for the one that asks this.
+    pub(super) async fn grows(&self) {
+        self.growth.notified().await;
     }
 
     /// Returns once a commit is durable.
@@ -62,7 +77,7 @@ impl Log {
         }
         let _leader = self.leader.lock().await;
         let log = self.clone();
-        let synced = tokio::task::spawn_blocking(move || log.sync_here(mark)).await;
+        let synced = tokio::task::spawn_blocking(move || log.sync(&log.for_all, mark)).await;
         synced.unwrap_or_else(|panic| Err(self.error(Error::other(panic))))
     }
 
@@ -73,7 +88,11 @@ impl Log {
 
     /// The same on this thread, which waits for the disk.
     pub(super) fn sync_here(&self, mark: Mark) -> Result<(), StoreError> {
-        let mut file = self.held();
+        self.sync(&self.for_one, mark)
+    }
+
+    fn sync(&self, opened: &Opened, mark: Mark) -> Result<(), StoreError> {
+        let mut file = held(opened);
         if self.is_synced(mark) {
             return Ok(());
         }
@@ -93,10 +112,6 @@ impl Log {
 
     fn is_synced(&self, mark: Mark) -> bool {
         self.synced.load(Ordering::Acquire) >= mark.0
-    }
-
-    fn held(&self) -> MutexGuard<'_, Option<File>> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file as it is now. SQLite removes it with its last connection, when all of it is in the database and
@@ -119,6 +134,10 @@ impl Log {
     fn error(&self, source: Error) -> StoreError {
         StoreError::Unsynced { path: self.path.clone(), source }
     }
+}
+
+fn held(opened: &Opened) -> MutexGuard<'_, Option<File>> {
+    opened.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {
@@ -179,7 +198,7 @@ mod tests {
         let path = dir.path().join("a.db-wal");
         std::fs::write(&path, "x").expect("a log");
         let size = || {
-            let mut held = log.held();
+            let mut held = held(&log.for_one);
             let file = log.current(&mut held).expect("it can be opened");
             file.map(|file| file.metadata().expect("it is there").size())
         };
