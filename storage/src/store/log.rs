@@ -106,6 +106,10 @@ impl Log {
             self.failed.store(true, Ordering::Release);
             self.error(error)
         })?;
+        // Whoever opened the file when the other had heard of an error already does not hear of it.
+        if self.failed.load(Ordering::Acquire) {
+            return Err(self.error(Error::other("another sync failed")));
+        }
         self.synced.fetch_max(written, Ordering::AcqRel);
         Ok(())
     }
