@@ -3,6 +3,7 @@
 
 pub mod provider;
 pub mod case;
+pub mod machine;
 pub mod judge;
 pub mod eventually;
 pub mod http;

@@ -1,11 +1,12 @@
 //! A PostgreSQL cluster of one test's own, which it may crash, freeze and start again on the same port and data.
 
 use crate::eventually::eventually;
+use crate::machine::is_root;
 use crate::server::spawn;
 use crate::sql::rows;
 use sqlx::{Connection, PgConnection};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -164,10 +165,6 @@ fn folder() -> tempfile::TempDir {
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 fn signal(name: &str, pids: &[u32]) {

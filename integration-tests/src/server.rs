@@ -6,7 +6,7 @@
 use crate::case::{Database, Ended, binary};
 use crate::eventually::{Deadline, eventually};
 use crate::http::{Client, Door};
-use crate::own_postgres::is_root;
+use crate::machine::{has_landlock, is_root};
 use crate::sql::{self, Row};
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
@@ -151,11 +151,11 @@ impl Server {
     }
 
     /// As a system service is: of a user of its own, whose only folder is one in root's, with SQLite. Comes first. Only
-    /// root can set this up; for others there is none.
+    /// root can set this up; for others there is none, and none where the kernel cannot hold programs to lists.
     pub fn as_service() -> Option<Server> {
         // Whose processes are counted: nobody else has this number here.
         const SERVICE: u32 = 64_533;
-        is_root().then_some(())?;
+        (is_root() && has_landlock()).then_some(())?;
         let dir = tempfile::Builder::new().prefix("tidegate-test-").tempdir_in("/var/lib").expect("a folder");
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("it is seen by all");
         let own = dir.path().join("own");

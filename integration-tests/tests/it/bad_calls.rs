@@ -2,8 +2,9 @@
 
 use crate::bad_input::unhurried;
 use harness::case::binary;
+use harness::machine::is_root;
 use harness::{Case, Database, Ended, Protocol, Verdict};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -260,8 +261,7 @@ fn row_163_a_reader_of_stderr_that_went_away_does_not_stop_a_job() {
 
 /// The command as a user who may not write everywhere; root may.
 fn as_nobody(case: &Case, inner: &Command) -> Option<Command> {
-    let own = std::fs::metadata("/proc/self").expect("this process");
-    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
+    if !is_root() {
         return Some(case.in_shell("exec \"$@\"", inner));
     }
     let nobody = "exec setpriv --reuid=65534 --regid=65534 --clear-groups -- \"$@\"";
@@ -349,10 +349,6 @@ fn row_165_64_open_files_are_enough() {
         case.args.extend(["--max-rounds".to_owned(), "9".to_owned()]);
         finishes(&case, case.finish(case.in_shell("ulimit -n 64 && exec \"$@\"", &case.process())));
     }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 /// The case's job under a limit of processes. It binds nobody who is root, and counts all that its user has.

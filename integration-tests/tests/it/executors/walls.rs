@@ -5,9 +5,12 @@ use super::{exec, program, run_by, shell};
 use actors::executor::Outcome;
 use actors::executor::exec::{Exec, ExecTask, Hidden, Means, Sandbox};
 use harness::case::binary;
+use harness::machine::{has_landlock, may_mount};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+
+const NO_LANDLOCK: &str = "skipped: the kernel has no Landlock of Linux 6.7";
 
 /// A folder with files of the node, and of others.
 fn layout() -> tempfile::TempDir {
@@ -50,10 +53,11 @@ fn keeps_hidden(dir: &Path, hidden: Hidden) {
 #[test]
 fn s16_hidden_files_are_covered_where_the_node_may_mount() {
     let dir = layout();
-    let hidden = hidden(dir.path());
-    if hidden.by != Means::Mounts {
+    if !may_mount() {
         return println!("skipped: this user may not mount");
     }
+    let hidden = hidden(dir.path());
+    assert_eq!(hidden.by, Means::Mounts);
     keeps_hidden(dir.path(), hidden);
     // Seen by nobody else, and gone with the program.
     let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
@@ -62,6 +66,9 @@ fn s16_hidden_files_are_covered_where_the_node_may_mount() {
 
 #[test]
 fn s16_hidden_files_are_left_out_of_what_is_allowed_where_it_may_not() {
+    if !has_landlock() {
+        return println!("{NO_LANDLOCK}");
+    }
     let dir = layout();
     let hidden = Hidden { by: Means::Rules, ..hidden(dir.path()) };
     keeps_hidden(dir.path(), hidden);
@@ -70,12 +77,14 @@ fn s16_hidden_files_are_left_out_of_what_is_allowed_where_it_may_not() {
 /// As an orchestrator does that renews a secret: the folder that a link leads to is another one from then on.
 #[test]
 fn s16_a_file_that_is_renewed_stays_hidden() {
+    if !has_landlock() {
+        return println!("{NO_LANDLOCK}");
+    }
     let dir = layout();
     let (link, old) = (dir.path().join("secrets"), dir.path().join("keys"));
     std::os::unix::fs::symlink(&old, &link).expect("a link");
     let found = Hidden::from_programs(&[link.join("openai")], &[], &binary());
-    let may_mount = found.by == Means::Mounts;
-    for by in [Means::Rules, Means::Mounts].into_iter().take(1 + usize::from(may_mount)) {
+    for by in [Means::Rules, Means::Mounts].into_iter().take(1 + usize::from(may_mount())) {
         let renewed = tempfile::tempdir_in(dir.path()).expect("a folder");
         fs::write(renewed.path().join("openai"), "renewed\n").expect("a file");
         fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(renewed.path(), &link)).expect("a link");
@@ -95,6 +104,9 @@ fn s16_without_a_sandbox_all_of_it_is_open() {
 
 #[test]
 fn s15_files_that_are_not_listed_are_neither_read_nor_written() {
+    if !has_landlock() {
+        return println!("{NO_LANDLOCK}");
+    }
     let dir = layout();
     let other = tempfile::tempdir().expect("a folder");
     fs::write(other.path().join("read"), "listed\n").expect("a file");
@@ -126,6 +138,9 @@ fn s15_files_that_are_not_listed_are_neither_read_nor_written() {
 
 #[test]
 fn s15_what_is_hidden_stays_hidden_in_a_folder_that_is_listed() {
+    if !has_landlock() {
+        return println!("{NO_LANDLOCK}");
+    }
     let dir = layout();
     let hidden = Hidden { by: Means::Nothing("as on a laptop".to_owned()), ..hidden(dir.path()) };
     let sandbox = Sandbox { write: Some(vec![dir.path().to_owned()]), ..Sandbox::default() };
@@ -147,6 +162,9 @@ fn connects(connect: Option<Vec<u16>>, ports: [u16; 2]) -> String {
 
 #[test]
 fn s15_only_listed_ports_are_connected_to() {
+    if !has_landlock() {
+        return println!("{NO_LANDLOCK}");
+    }
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a socket"));
     let ports = [0, 1].map(|at: usize| listeners[at].local_addr().expect("an address").port());
     assert_eq!(connects(None, ports), "open open ");
