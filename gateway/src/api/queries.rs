@@ -9,14 +9,14 @@ use actix_web::middleware::Next;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// Operations that read their parameters themselves, by method and pattern.
-static READERS: LazyLock<HashSet<(&'static str, String)>> = LazyLock::new(|| {
-    let readers = OPERATIONS.iter().filter(|operation| takes_query(operation));
-    readers.map(|operation| (operation.method, format!("/api/v1{}", operation.path))).collect()
+/// Operations without any, by method and pattern; the others read theirs themselves.
+static WITHOUT: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let without = OPERATIONS.iter().filter(|operation| !takes_query(operation));
+    without.map(|operation| format!("{} /api/v1{}", operation.method, operation.path)).collect()
 });
 
 pub async fn check<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
-    if !request.query_string().is_empty() && !is_read(&request) {
+    if !request.query_string().is_empty() && takes_none(&request) {
         let mut query = Query::parse(request.query_string())?;
         query.reject_unknown();
         query.finish()?;
@@ -25,13 +25,7 @@ pub async fn check<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Re
 }
 
 /// A path that is not there, or a method that it has not, is told by whoever finds that.
-fn is_read(request: &ServiceRequest) -> bool {
-    let Some(pattern) = request.match_pattern() else { return true };
-    let known = |method: &'static str| READERS.contains(&(method, pattern.clone()));
-    match request.method().as_str() {
-        "GET" => known("GET"),
-        "POST" => known("POST"),
-        "PATCH" => known("PATCH"),
-        _ => true,
-    }
+fn takes_none(request: &ServiceRequest) -> bool {
+    let pattern = request.match_pattern();
+    pattern.is_some_and(|pattern| WITHOUT.contains(&format!("{} {pattern}", request.method())))
 }
