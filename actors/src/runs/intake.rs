@@ -171,11 +171,15 @@ impl Counter {
             }
             let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
             let (began, asked_at) = (now(), turn.asked_at);
+            let beside_large = line.has_large() || group.is_of_large();
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
             let answer = async {
                 if let Some(committed) = committed.take() {
-                    let synced = self.sync_beside(committed.mark).await;
+                    let synced = match beside_large {
+                        true => self.sync_beside(committed.mark).await,
+                        false => self.store.sync_here(committed.mark).map_err(in_store),
+                    };
                     self.settle(&mut line, committed, synced);
                 }
             };
@@ -207,8 +211,9 @@ impl Counter {
         }
     }
 
-    /// Makes a commit durable while the next is written. Not on this thread: it would give the writer back only when
-    /// the disk has answered, and everybody would wait for that.
+    /// Makes a commit durable while the next is written, beside large requests: not on this thread, which would give the
+    /// writer back only when the disk has answered, so that single runs would wait for what a flood has written. Where
+    /// all are single, the way to another thread costs more than it saves.
     async fn sync_beside(&self, mark: Mark) -> Result<(), IntakeError> {
         if mark == Mark::default() {
             return Ok(());
