@@ -22,7 +22,6 @@ mod claim;
 mod canaries;
 mod live;
 mod log;
-mod checkpoint;
 mod submit;
 mod reconcile;
 mod settle;

@@ -20,7 +20,6 @@ use storage::store::{Accepted, Mark, NewRecord, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
@@ -147,13 +146,12 @@ impl Counter {
         loop {
             line.take_from(&mut queue);
             // What is written is synced and answered while the next is written, if that can begin at once.
-            let next = if committed.is_some() && !line.is_empty() { self.turn_soon(&line).await } else { None };
+            let next = if committed.is_some() && !line.is_empty() { self.turn_now() } else { None };
             let turn = match next {
                 Some(turn) => turn,
                 None => {
                     if let Some(committed) = committed.take() {
-                        let synced = self.store.sync_here(committed.mark).map_err(in_store);
-                        self.settle(&mut line, committed, synced);
+                        self.settle(&mut line, committed);
                     }
                     if line.is_empty() {
                         match queue.recv().await {
@@ -171,16 +169,11 @@ impl Counter {
             }
             let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
             let (began, asked_at) = (now(), turn.asked_at);
-            let beside_large = line.has_large() || group.is_of_large();
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
             let answer = async {
                 if let Some(committed) = committed.take() {
-                    let synced = match beside_large {
-                        true => self.sync_beside(committed.mark).await,
-                        false => self.store.sync_here(committed.mark).map_err(in_store),
-                    };
-                    self.settle(&mut line, committed, synced);
+                    self.settle(&mut line, committed);
                 }
             };
             let (verdicts, ()) = join(commit, answer).await;
@@ -193,15 +186,11 @@ impl Counter {
         }
     }
 
-    /// Tells everybody who waits for a group. Nothing counts as taken in that is not on the disk.
-    fn settle(&self, line: &mut Line, committed: Committed, synced: Result<(), IntakeError>) {
-        let Committed { group, mut verdicts, asked_at, .. } = committed;
-        if let Err(error) = synced {
-            error!(%error, "runs are not taken in");
-            self.health.failures.fetch_add(1, Ordering::Relaxed);
-            verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|verdict| *verdict = Err(error.clone()));
-        }
+    /// Makes a group durable, and tells everybody who waits for it.
+    fn settle(&self, line: &mut Line, committed: Committed) {
+        let Committed { group, mut verdicts, mark, asked_at } = committed;
         let told = catch_unwind(AssertUnwindSafe(|| {
+            self.sync(mark, &mut verdicts);
             self.health.took(now().duration_since(asked_at));
             self.taken(&group.records, &verdicts);
             line.settle(group, verdicts);
@@ -211,16 +200,13 @@ impl Counter {
         }
     }
 
-    /// Makes a commit durable while the next is written, beside large requests: not on this thread, which would give the
-    /// writer back only when the disk has answered, so that single runs would wait for what a flood has written. Where
-    /// all are single, the way to another thread costs more than it saves.
-    async fn sync_beside(&self, mark: Mark) -> Result<(), IntakeError> {
-        if mark == Mark::default() {
-            return Ok(());
-        }
-        let store = self.store.clone();
-        let synced = spawn_blocking(move || store.sync_here(mark)).await.map_err(|_| IntakeError::NoAnswer)?;
-        synced.map_err(in_store)
+    /// Nothing counts as taken in that is not on the disk.
+    fn sync(&self, mark: Mark, verdicts: &mut [Verdict]) {
+        let Err(error) = self.store.sync_here(mark) else { return };
+        error!(%error, "runs are not taken in");
+        self.health.failures.fetch_add(1, Ordering::Relaxed);
+        let error = IntakeError::Store(Arc::new(error));
+        verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|verdict| *verdict = Err(error.clone()));
     }
 
     /// Commits a group; one that is refused is halved, so that a bad run cannot fail its neighbours.
@@ -260,19 +246,9 @@ impl Counter {
         Self::granted(self.store.write_turn()).await
     }
 
-    /// The same if there is nothing to wait for, or but for whoever writes now: single runs beside large requests do
-    /// not wait for the disk to have what came before them.
-    async fn turn_soon(&self, line: &Line) -> Option<Turn> {
-        match self.store.write_turn_now() {
-            Some(turn) => Some(Turn { asked_at: now(), granted: Ok(turn) }),
-            None if line.short_is_next() => Some(self.turn_first().await),
-            None => None,
-        }
-    }
-
-    /// The turn before all others who wait.
-    async fn turn_first(&self) -> Turn {
-        Self::granted(self.store.write_turn_first()).await
+    /// The same if there is nothing to wait for.
+    fn turn_now(&self) -> Option<Turn> {
+        self.store.write_turn_now().map(|turn| Turn { asked_at: now(), granted: Ok(turn) })
     }
 
     /// The same for the next in the line. Single runs beside large requests do not wait for what others have left
@@ -292,13 +268,13 @@ impl Counter {
                 }
             }
         }
-        self.turn_first().await
+        Self::granted(self.store.write_turn_first()).await
     }
 
     async fn granted(turn: impl Future<Output = Result<WriteTurn, StoreError>>) -> Turn {
         let asked_at = now();
         let granted = match timeout(ANSWER_WITHIN, turn).await {
-            Ok(turn) => turn.map_err(in_store),
+            Ok(turn) => turn.map_err(|error| IntakeError::Store(Arc::new(error))),
             Err(_) => Err(IntakeError::NoAnswer),
         };
         Turn { asked_at, granted }
@@ -319,7 +295,7 @@ impl Counter {
             }
             Ok(Err(error)) => {
                 self.health.failures.fetch_add(1, Ordering::Relaxed);
-                Err(in_store(error))
+                Err(IntakeError::Store(Arc::new(error)))
             }
             Err(_) => {
                 self.health.failures.fetch_add(1, Ordering::Relaxed);
@@ -357,10 +333,6 @@ impl Counter {
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);
     }
-}
-
-fn in_store(error: StoreError) -> IntakeError {
-    IntakeError::Store(Arc::new(error))
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long the store takes")]

@@ -244,7 +244,7 @@ impl Store {
             Pools::Sqlite { writer, .. } if caps.is_empty() && matches!(taker, Taker::Node) => {
                 let mut writing = turn.writing(writer).await?;
                 let leased = claim_at_once_sqlite(&mut writing, &asked, holder, now).await?;
-                writing.done_if(!leased.is_empty()).await?;
+                writing.done().await?;
                 taking.took(&asked, leased);
                 taking.done()
             }

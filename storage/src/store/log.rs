@@ -14,26 +14,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
 
 /// What is to be synced for a commit to be durable. The least one is durable as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mark(u64);
 
-type Opened = Mutex<Option<File>>;
-
 /// See the module's first lines.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    /// For the one that syncs for all who wait, and for the thread that syncs for itself: neither waits for what the
-    /// other has begun. Held while it is synced, for the kernel tells of an error once to each that has a file open.
-    for_all: Opened,
-    for_one: Opened,
+    /// Held while it is synced: the kernel tells of an error once, and whoever synced beside would not hear of it.
+    file: Mutex<Option<File>>,
     /// Commits that have ended.
     written: AtomicU64,
-    /// Rings at each of them.
-    growth: Notify,
     /// How many of them are on the disk.
     synced: AtomicU64,
     /// After a failed sync the kernel may take for written what is not, and say so at the next one.
@@ -49,10 +42,8 @@ impl Log {
         path.push("-wal");
         Log {
             path: path.into(),
-            for_all: Opened::default(),
-            for_one: Opened::default(),
+            file: Mutex::default(),
             written: AtomicU64::new(0),
-            growth: Notify::new(),
             synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             leader: tokio::sync::Mutex::default(),
@@ -61,13 +52,7 @@ impl Log {
 
     /// A commit has ended.
     pub(super) fn wrote(&self) -> Mark {
-        self.growth.notify_one();
         Mark(self.written.fetch_add(1, Ordering::AcqRel) + 1)
-    }
-
-    /// Returns when a commit has ended since the last call, for the one that asks this.
-    pub(super) async fn grows(&self) {
-        self.growth.notified().await;
     }
 
     /// Returns once a commit is durable.
@@ -77,7 +62,7 @@ impl Log {
         }
         let _leader = self.leader.lock().await;
         let log = self.clone();
-        let synced = tokio::task::spawn_blocking(move || log.sync(&log.for_all, mark)).await;
+        let synced = tokio::task::spawn_blocking(move || log.sync_here(mark)).await;
         synced.unwrap_or_else(|panic| Err(self.error(Error::other(panic))))
     }
 
@@ -88,11 +73,7 @@ impl Log {
 
     /// The same on this thread, which waits for the disk.
     pub(super) fn sync_here(&self, mark: Mark) -> Result<(), StoreError> {
-        self.sync(&self.for_one, mark)
-    }
-
-    fn sync(&self, opened: &Opened, mark: Mark) -> Result<(), StoreError> {
-        let mut file = held(opened);
+        let mut file = self.held();
         if self.is_synced(mark) {
             return Ok(());
         }
@@ -106,16 +87,16 @@ impl Log {
             self.failed.store(true, Ordering::Release);
             self.error(error)
         })?;
-        // Whoever opened the file when the other had heard of an error already does not hear of it.
-        if self.failed.load(Ordering::Acquire) {
-            return Err(self.error(Error::other("another sync failed")));
-        }
         self.synced.fetch_max(written, Ordering::AcqRel);
         Ok(())
     }
 
     fn is_synced(&self, mark: Mark) -> bool {
         self.synced.load(Ordering::Acquire) >= mark.0
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file as it is now. SQLite removes it with its last connection, when all of it is in the database and
@@ -138,10 +119,6 @@ impl Log {
     fn error(&self, source: Error) -> StoreError {
         StoreError::Unsynced { path: self.path.clone(), source }
     }
-}
-
-fn held(opened: &Opened) -> MutexGuard<'_, Option<File>> {
-    opened.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Store {
@@ -202,7 +179,7 @@ mod tests {
         let path = dir.path().join("a.db-wal");
         std::fs::write(&path, "x").expect("a log");
         let size = || {
-            let mut held = held(&log.for_one);
+            let mut held = log.held();
             let file = log.current(&mut held).expect("it can be opened");
             file.map(|file| file.metadata().expect("it is there").size())
         };

@@ -8,7 +8,6 @@
 //! Callers come one after the other through a turnstile, and keep it as long as they have the connection. One with
 //! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait.
 
-use super::checkpoint::{Checkpointer, PAGES_MOST};
 use super::log::{Log, Mark};
 use super::{Pools, Store};
 use crate::error::StoreError;
@@ -24,15 +23,14 @@ pub(super) struct Writer {
     options: SqliteConnectOptions,
     log: Arc<Log>,
     turns: Turns,
-    checkpointer: Checkpointer,
     /// The last use did not come to a good end. Changed by whoever has the connection.
     dirty: Arc<AtomicBool>,
     closed: AtomicBool,
 }
 
 /// Who may have the connection, and when.
-#[derive(Debug, Clone)]
-pub(super) struct Turns {
+#[derive(Debug)]
+struct Turns {
     /// `None` once it is closed.
     connection: Arc<Mutex<Option<SqliteConnection>>>,
     turnstile: Arc<Mutex<()>>,
@@ -40,7 +38,7 @@ pub(super) struct Turns {
 
 /// A turn to write. The turnstile is given back after the connection, for fields go in their order; there is none
 /// with precedence.
-pub(super) struct Turn {
+struct Turn {
     connection: OwnedMutexGuard<Option<SqliteConnection>>,
     turnstile: Option<OwnedMutexGuard<()>>,
 }
@@ -95,7 +93,7 @@ impl Store {
 
 impl Turns {
     /// The next turn, after all who wait for one.
-    pub(super) async fn take(&self) -> Turn {
+    async fn take(&self) -> Turn {
         let turnstile = Some(self.turnstile.clone().lock_owned().await);
         Turn { connection: self.connection.clone().lock_owned().await, turnstile }
     }
@@ -114,12 +112,10 @@ impl Turns {
 
 impl Writer {
     pub(super) async fn connect(options: SqliteConnectOptions) -> Result<Writer, StoreError> {
-        let options = options.pragma("wal_autocheckpoint", PAGES_MOST);
         let log = Arc::new(Log::of(options.get_filename()));
         let connection = Arc::new(Mutex::new(Some(options.connect().await?)));
         let turns = Turns { connection, turnstile: Arc::default() };
-        let checkpointer = Checkpointer::start(&options, log.clone(), turns.clone()).await?;
-        Ok(Writer { options, log, turns, checkpointer, dirty: Arc::default(), closed: AtomicBool::new(false) })
+        Ok(Writer { options, log, turns, dirty: Arc::default(), closed: AtomicBool::new(false) })
     }
 
     /// The connection, outside of any transaction; callers get it in the order in which they came.
@@ -179,7 +175,6 @@ impl Writer {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.checkpointer.close().await;
         if let Some(connection) = self.turns.connection.lock().await.take() {
             // Whoever waits for this hears of it, and SQLite syncs once more when it removes the log.
             let _ = self.log.all_synced().await;
@@ -206,15 +201,6 @@ impl Writing {
         let log = self.log.clone();
         let mark = self.done_unsynced();
         log.synced(mark).await
-    }
-
-    /// What changed nothing has nothing to be synced.
-    pub(super) async fn done_if(self, changed: bool) -> Result<(), StoreError> {
-        if changed {
-            return self.done().await;
-        }
-        self.done_unsynced();
-        Ok(())
     }
 
     /// Commits; whoever is to rely on it has to sync first.

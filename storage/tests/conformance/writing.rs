@@ -1,9 +1,7 @@
-//! SQLite's one writer: whose turn it is, and its log.
+//! SQLite's one writer: whose turn it is.
 
-use crate::sent::ENV;
 use std::future::ready;
 use std::pin::pin;
-use storage::store::NewRecord;
 
 only_on! { Sqlite:
     async fn a_first_turn_comes_before_all_who_wait_and_the_others_come_in_order(store: Fixture) {
@@ -34,23 +32,5 @@ only_on! { Sqlite:
         };
         drop(now);
         third.await.unwrap();
-    }
-
-    /// Whoever writes all the time keeps SQLite from beginning its log anew, unless it waits for that now and then.
-    async fn the_log_begins_anew_beside_somebody_who_writes_all_the_time(store: Fixture) {
-        let (mut most, mut writes) = (0, 0);
-        loop {
-            let large = NewRecord { payload: format!("\"{}\"", "x".repeat(200_000)), ..store.record(ENV) };
-            store.accept(std::slice::from_ref(&large)).await.unwrap();
-            writes += 1;
-            let rows = store.raw.rows("PRAGMA wal_checkpoint(NOOP)").await;
-            let pages: i64 = rows[0][1].as_deref().and_then(|pages| pages.parse().ok()).expect("pages of the log");
-            if pages < most {
-                break;
-            }
-            // SQLite's own limit is 16,000.
-            assert!(pages < 15_000, "after {writes} writes it has {pages} pages");
-            most = pages;
-        }
     }
 }

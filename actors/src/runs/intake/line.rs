@@ -47,13 +47,6 @@ impl std::fmt::Debug for Wish {
     }
 }
 
-impl Group {
-    /// Whether some of its runs came with many others.
-    pub(super) fn is_of_large(&self) -> bool {
-        self.parts.iter().any(|(wish, taken)| wish.left.len() + wish.verdicts.len() + taken > 1)
-    }
-}
-
 impl Line {
     /// Nothing is taken in for somebody who has gone away meanwhile, or was told that the store is away.
     pub(super) fn push(&mut self, wish: Wish) {
