@@ -16,15 +16,22 @@ const RUNS: usize = 24;
 fn server(database: Database, supplier: &Supplier) -> Server {
     // Long enough to be renewed on a machine that does much else, and lapsed before a test loses its patience.
     let server = Server::on(database).config(&supplier.with_task(TASK)).expecting("letting go of all runs");
-    server.set("nodes.lease_seconds", if database == Database::Postgres { 3.0 } else { 15.0 })
+    server.set("nodes.lease_seconds", if database == Database::Postgres { 6.0 } else { 30.0 })
 }
 
 /// Sends runs `from` on; returns their ids.
 fn submit(client: &mut Client, supplier: &Supplier, from: usize, count: usize) -> Vec<String> {
-    let run = |number| json!({"task": TASK, "payload": supplier.payload(number), "max_attempts": 12});
-    let runs: Vec<Value> = (from..from + count).map(run).collect();
-    let answer = client.post("/runs/batch", &json!({"runs": runs})).is(200).json();
+    let answer = client.post("/runs/batch", &runs(supplier, from, count)).is(200).json();
     assert_eq!(answer["accepted"], count, "{answer}");
+    ids(&answer)
+}
+
+fn runs(supplier: &Supplier, from: usize, count: usize) -> Value {
+    let run = |number| json!({"task": TASK, "payload": supplier.payload(number), "max_attempts": 12});
+    json!({"runs": (from..from + count).map(run).collect::<Vec<Value>>()})
+}
+
+fn ids(answer: &Value) -> Vec<String> {
     let id = |line: &Value| line["run"]["id"].as_str().expect("an id").to_owned();
     answer["data"].as_array().expect("verdicts").iter().map(id).collect()
 }

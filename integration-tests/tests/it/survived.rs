@@ -19,6 +19,14 @@ pub fn done(server: &mut Server, died: &mut bool, mut is: impl FnMut(&mut Client
     });
 }
 
+/// Waits for its death, if that is still to come: what it is killed behind may be seen done before it is.
+pub fn dies(server: &mut Server, died: &mut bool) {
+    if !*died {
+        eventually("it dies where it was told to", || !server.is_running());
+        done(server, died, |_| true);
+    }
+}
+
 pub fn ask(client: &mut Client, method: &str, path: &str, body: Option<&Value>) -> Option<Value> {
     let text = body.map(Value::to_string);
     let answer = client.send(method, path, text.as_deref()).ok()?;

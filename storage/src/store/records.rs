@@ -3,7 +3,6 @@
 use super::{Store, on_pool};
 use crate::error::StoreError;
 use crate::model::{Epoch, Lane, RunId, RunState, Timestamp, TraceParent};
-use sqlx::QueryBuilder;
 
 /// A run as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,20 +46,6 @@ pub struct RunRecord {
     pub trace: Option<TraceParent>,
 }
 
-/// Which runs to list.
-#[derive(Debug, Clone, Default)]
-pub struct RunFilter {
-    pub state: Option<RunState>,
-    pub task: Option<String>,
-    pub queue: Option<String>,
-    pub tag: Option<String>,
-    pub source: Option<String>,
-    /// Only steps of this session.
-    pub session: Option<String>,
-    pub accepted_after: Option<Timestamp>,
-    pub accepted_before: Option<Timestamp>,
-}
-
 /// A worker's try that did not end its run, or any try in a batch.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct PastAttempt {
@@ -79,7 +64,7 @@ pub struct PastAttempt {
 }
 
 #[derive(sqlx::FromRow)]
-struct RawRecord {
+pub(super) struct RawRecord {
     id: String,
     env: String,
     task: String,
@@ -219,127 +204,23 @@ macro_rules! record_columns {
     };
 }
 
-const RECORD: &str = concat!(
-    "-- record\n",
-    record_columns!(),
-    "run_records r LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
-    LEFT JOIN leases l ON l.run_id = r.id LEFT JOIN runs j ON j.id = r.id AND j.env = r.env
-    LEFT JOIN sessions s ON s.id = r.session_id
-    WHERE r.id = $1 AND r.env = $2"
-);
+/// Where a run `r` may stand.
+macro_rules! places {
+    () => {
+        " LEFT JOIN buffer b ON b.run_id = r.id LEFT JOIN ready q ON q.env = r.env AND q.run_id = r.id
+        LEFT JOIN leases l ON l.run_id = r.id LEFT JOIN runs j ON j.id = r.id AND j.env = r.env
+        LEFT JOIN sessions s ON s.id = r.session_id"
+    };
+}
+
+const RECORD: &str =
+    concat!("-- record\n", record_columns!(), "run_records r", places!(), " WHERE r.id = $1 AND r.env = $2");
+
+pub(super) use {places, record_columns};
 
 const PAST_ATTEMPTS: &str = "-- past_attempts
 SELECT epoch, state, code, reason, holder, leased_at, settled_at, batch_id, verdict, cost_nanos FROM attempts
 WHERE run_id = $1 ORDER BY epoch";
-
-/// Around the tag that is looked for. PostgreSQL reads no JSON with an escaped NUL in it.
-const TAG_SQLITE: (&str, &str) = (" AND EXISTS (SELECT 1 FROM json_each(r.tags) AS tag WHERE tag.value = ", ")");
-const TAG_POSTGRES: (&str, &str) =
-    (" AND CASE WHEN strpos(r.tags, '\\u0000') > 0 THEN false ELSE jsonb_exists(CAST(r.tags AS JSONB), ", ") END");
-
-/// A table that a list walks, so that it never walks over runs in other states, with the joins of the others.
-struct Walk {
-    from: &'static str,
-    id: &'static str,
-    only: &'static str,
-}
-
-macro_rules! joins {
-    ($first:literal $(, $other:literal)*) => {
-        concat!($first $(, " LEFT JOIN ", $other)*)
-    };
-}
-
-/// Where the runs of a state are, or those of every state.
-fn walks(state: Option<RunState>, by_session: bool) -> Vec<Walk> {
-    let buffer = Walk {
-        from: joins!(
-            "buffer b JOIN run_records r ON r.env = b.env AND r.id = b.run_id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE b.env = "
-        ),
-        id: "b.run_id",
-        only: "",
-    };
-    let ready = |only| Walk {
-        from: joins!(
-            "ready q JOIN run_records r ON r.env = q.env AND r.id = q.run_id",
-            "buffer b ON b.run_id = r.id",
-            "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE q.env = "
-        ),
-        id: "q.run_id",
-        only,
-    };
-    let leases = Walk {
-        from: joins!(
-            "leases l JOIN run_records r ON r.env = l.env AND r.id = l.run_id",
-            "buffer b ON b.run_id = r.id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE l.env = "
-        ),
-        id: "l.run_id",
-        only: "",
-    };
-    let drawn = |only| Walk {
-        from: joins!(
-            "runs j JOIN run_records r ON r.env = j.env AND r.id = j.id",
-            "buffer b ON b.run_id = r.id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id LEFT JOIN sessions s ON s.id = r.session_id WHERE j.env = "
-        ),
-        id: "j.id",
-        only,
-    };
-    let unsuccessful = Walk {
-        from: joins!(
-            "unsuccessful u JOIN run_records r ON r.env = u.env AND r.id = u.run_id",
-            "buffer b ON b.run_id = r.id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE u.env = "
-        ),
-        id: "u.run_id",
-        only: "",
-    };
-    let all = Walk {
-        from: joins!(
-            "run_records r",
-            "buffer b ON b.run_id = r.id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE r.env = "
-        ),
-        id: "r.id",
-        only: "",
-    };
-    // By the index over sessions, and by none that has the env or the id in it: a session has few runs, an env many.
-    let of_session = Walk {
-        from: joins!(
-            "run_records r",
-            "buffer b ON b.run_id = r.id",
-            "ready q ON q.env = r.env AND q.run_id = r.id",
-            "leases l ON l.run_id = r.id",
-            "runs j ON j.id = r.id AND j.env = r.env LEFT JOIN sessions s ON s.id = r.session_id WHERE (r.env || '') = "
-        ),
-        id: "(r.id || '')",
-        only: "",
-    };
-    if by_session && matches!(state, None | Some(RunState::Succeeded)) {
-        return vec![of_session];
-    }
-    match state {
-        None | Some(RunState::Succeeded) => vec![all],
-        Some(RunState::Buffered) => vec![buffer],
-        Some(RunState::Delayed) => vec![ready(" AND q.due_at > 0 AND q.attempts = 0")],
-        Some(RunState::Queued) => {
-            vec![ready(" AND (q.due_at = 0 OR q.attempts > 0)"), drawn(" AND j.state = 'queued'")]
-        }
-        Some(RunState::Running) => vec![leases, drawn(" AND j.state = 'running'")],
-        Some(RunState::Failed | RunState::Cancelled | RunState::TimedOut | RunState::Expired) => vec![unsuccessful],
-    }
-}
 
 impl Store {
     /// A run of an env; another env's run is not found.
@@ -347,69 +228,6 @@ impl Store {
         let raw: Option<RawRecord> =
             on_pool!(self, |pool| sqlx::query_as(RECORD).bind(id.as_str()).bind(env).fetch_optional(pool).await?);
         raw.map(RunRecord::try_from).transpose()
-    }
-
-    /// Runs of an env, newest first, those before `before` if it is given, at most `limit`.
-    pub async fn list_runs(
-        &self,
-        env: &str,
-        filter: &RunFilter,
-        before: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<RunRecord>, StoreError> {
-        let mut found = Vec::new();
-        for walk in walks(filter.state, filter.session.is_some()) {
-            found.extend(self.walk_runs(&walk, env, filter, before, limit).await?);
-        }
-        // Each walk came in this order already, and most lists take one.
-        found.sort_by(|a, b| b.id.cmp(&a.id));
-        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(found)
-    }
-
-    async fn walk_runs(
-        &self,
-        Walk { from, id, only }: &Walk,
-        env: &str,
-        filter: &RunFilter,
-        before: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<RunRecord>, StoreError> {
-        let raw: Vec<RawRecord> = on_pool!(self, |pool| {
-            let mut select = QueryBuilder::<Db>::new(concat!("-- list_runs\n", record_columns!()));
-            select.push(*from).push_bind(env).push(*only);
-            if let Some(state) = filter.state.filter(|state| state.is_terminal()) {
-                let column = if state == RunState::Succeeded { " AND r.state = " } else { " AND u.state = " };
-                select.push(column).push_bind(state.word());
-            }
-            if let Some(before) = before {
-                select.push(" AND ").push(*id).push(" < ").push_bind(before);
-            }
-            let texts = [(" AND r.task = ", &filter.task), (" AND r.source = ", &filter.source)];
-            for (column, wanted) in texts.into_iter().filter_map(|(column, wanted)| Some((column, wanted.as_ref()?))) {
-                select.push(column).push_bind(wanted.as_str());
-            }
-            if let Some(session) = &filter.session {
-                select.push(" AND r.session_id = ").push_bind(session.as_str());
-            }
-            if let Some(queue) = &filter.queue {
-                select.push(" AND r.queue = ").push_bind(queue.as_str());
-            }
-            if let Some(tag) = &filter.tag {
-                // Read as JSON, for a tag may hold quotes, commas and whatever a pattern would take for a wildcard.
-                let (before, after) = if self.is_sqlite() { TAG_SQLITE } else { TAG_POSTGRES };
-                select.push(before).push_bind(tag.as_str()).push(after);
-            }
-            if let Some(time) = filter.accepted_after {
-                select.push(" AND r.accepted_at >= ").push_bind(time.millis());
-            }
-            if let Some(time) = filter.accepted_before {
-                select.push(" AND r.accepted_at < ").push_bind(time.millis());
-            }
-            select.push(" ORDER BY ").push(*id).push(" DESC LIMIT ").push_bind(limit);
-            select.build_query_as().persistent(false).fetch_all(pool).await?
-        });
-        raw.into_iter().map(RunRecord::try_from).collect()
     }
 
     /// The tries of a run that did not end it and all those in batches, oldest first.

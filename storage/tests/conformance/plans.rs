@@ -3,8 +3,8 @@
 
 use crate::fixture::{Fixture, at};
 use crate::sent::{ENV, QUEUE, share};
-use storage::model::{Basin, Lane};
-use storage::store::{NewRecord, Taker};
+use storage::model::{Basin, Lane, RunState};
+use storage::store::{NewRecord, RunFilter, Taker};
 
 const ROWS: i64 = 20_000;
 
@@ -171,7 +171,8 @@ only_on! { Sqlite:
         let hot = HOT.iter().chain(CLEARING).filter(|hot| hot.sqlite).map(|hot| (hot.name, hot.sql(FILL_SQLITE)));
         let built = BUILT_SQLITE.iter().map(|sql| (*sql, (*sql).to_owned()));
         let succeed = [1, 2, 32, 500].map(|rows| ("succeed", succeed_sqlite(rows)));
-        for (name, sql) in hot.chain(built).chain(succeed) {
+        let pages = pages(&store).into_iter().map(|sql| ("page", sql));
+        for (name, sql) in hot.chain(built).chain(succeed).chain(pages) {
             let plan = store.raw.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
             let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
             println!("{name}: {plan:#?}");
@@ -179,7 +180,7 @@ only_on! { Sqlite:
                 let walked = step.strip_prefix("SCAN ").filter(|rest| !rest.contains(" VALUES ") && !rest.contains("CONSTANT"));
                 let walked = walked.and_then(|rest| rest.split(' ').next());
                 assert!(walked.is_none_or(|table| SMALL.contains(&table)), "{name} walks: {step}");
-                assert!(!step.contains("TEMP B-TREE FOR ORDER BY"), "{name} sorts: {step}");
+                assert!(!step.contains("TEMP B-TREE FOR ORDER BY"), "{name} sorts: {step}: {sql}");
             }
         }
     }
@@ -192,6 +193,18 @@ only_on! { Postgres:
             WHERE c.relname IN ('ready', 'buffer', 'leases', 'run_records')";
         assert_eq!(store.raw.number(analyzed).await, 0, "there are no statistics");
         look_into_indexes_only(&store, HOT).await;
+        let n = format!("FROM generate_series(1, {ROWS}) AS n");
+        for rows in [
+            format!("INSERT INTO unsuccessful SELECT 'run' || n, 'e', 'failed' {n}"),
+            format!("INSERT INTO runs (id, pool, seq, custom_id, pack, state, max_attempts, bytes, accepted_at, env)
+                SELECT 'run' || n, 'job', n, '', '', 'queued', 1, 1, 1, 'e' {n}"),
+        ] {
+            store.raw.exec(&rows).await;
+        }
+        for page in pages(&store) {
+            is_read_in_order(&store, &page).await;
+        }
+        store.raw.exec("TRUNCATE unsuccessful, runs").await;
     }
 
     async fn statements_of_postgres_that_clear_away_look_into_indexes_only(store: Fixture) {
@@ -219,6 +232,46 @@ only_on! { Postgres:
         store.raw.exec(&format!("ANALYZE {TABLES}")).await;
         look_into_indexes_only(&store, CLEARING).await;
         store.raw.exec(&format!("TRUNCATE {TABLES}")).await;
+    }
+}
+
+/// What lists read their pages with: of every state and of each, with nothing more in the filter and with all there is,
+/// the first page and a later one.
+fn pages(store: &Fixture) -> Vec<String> {
+    let text = || Some(String::new());
+    let all = RunFilter {
+        task: text(),
+        queue: text(),
+        tag: text(),
+        source: text(),
+        accepted_after: Some(at(1)),
+        accepted_before: Some(at(2)),
+        ..RunFilter::default()
+    };
+    let states = RunState::ALL.iter().copied().map(Some).chain([None]);
+    let filters =
+        states.flat_map(|state| [RunFilter { state, ..all.clone() }, RunFilter { state, ..RunFilter::default() }]);
+    let statements =
+        filters.flat_map(|filter| [None, Some("run")].map(|before| store.list_statements(ENV, &filter, before)));
+    let page = |statement: String| {
+        let (_, page) = statement.split_once("(SELECT r.* FROM ").expect("it reads a page first");
+        let (page, _) = page.split_once(") AS r").expect("the page ends");
+        format!("SELECT r.* FROM {page}")
+    };
+    statements.flatten().map(page).collect()
+}
+
+/// However long it is, a page is read off an index in its order: what it does not show is not read.
+async fn is_read_in_order(store: &Fixture, page: &str) {
+    let (all, _) = page.rsplit_once(" LIMIT $").expect("it has a limit");
+    let literal = |piece: &str| format!("'1'{}", piece.trim_start_matches(|letter: char| letter.is_ascii_digit()));
+    let literal = |(nth, piece)| if nth == 0 { str::to_owned(piece) } else { literal(piece) };
+    let sql: String = all.split('$').enumerate().map(literal).collect();
+    let plan = store.raw.rows(&format!("EXPLAIN {sql} LIMIT 51")).await;
+    let plan: Vec<_> = plan.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+    let plan = plan.join("\n");
+    for no in ["Seq Scan", "Sort", "Bitmap", "Hash"] {
+        assert!(!plan.contains(no), "{no} in {sql}:\n{plan}");
     }
 }
 
