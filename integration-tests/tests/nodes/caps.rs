@@ -95,7 +95,8 @@ fn three_nodes_never_pass_a_cap_and_start_no_run_twice() {
         "caps over {NODES} nodes: {} runs, {finished:?} on each node; leased at once {leased:?}",
         deliveries.len()
     );
-    assert!(finished.iter().all(|runs| *runs >= deliveries.len() as f64 / 20.0), "a node took no part: {finished:?}");
+    // Not equal parts: where a cap binds, who ends a run is the first to know that there is room again.
+    assert!(finished.iter().all(|runs| *runs >= deliveries.len() as f64 / 100.0), "a node took no part: {finished:?}");
     let twice = deliveries.iter().find(|(_, count)| **count != 1);
     assert!(twice.is_none(), "a run was started more than once: {twice:?}");
     assert_eq!(deliveries.len() as i64, cluster.number("SELECT COUNT(*) FROM run_records WHERE state = 'succeeded'"));
