@@ -65,7 +65,13 @@ fn rows(case: &Case, sql: &str) -> Vec<Vec<Option<String>>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let connect = SqliteConnectOptions::new().filename(store_path(case));
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(connect).await.expect("the store's file");
+        let pool = SqlitePoolOptions::new()
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .max_connections(1)
+            .connect_with(connect)
+            .await
+            .expect("the store's file");
         let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&pool).await.expect(sql);
         pool.close().await;
         let text =

@@ -2,9 +2,10 @@
 //! misses it finds the same at its next scan. There is nobody to tell on SQLite.
 
 use super::hot::Hot;
+use super::open::pool_options;
 use super::{Pools, Store};
 use crate::error::StoreError;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgListener;
 
 const CHANNEL: &str = "tidegate";
 
@@ -40,8 +41,7 @@ impl Store {
     pub async fn bell(&self) -> Result<Option<Bell>, StoreError> {
         let Pools::Postgres { hot, .. } = &self.inner.pools else { return Ok(None) };
         let options = hot.options().clone().application_name("tidegate doorbell");
-        let pool =
-            PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_lazy_with(options);
+        let pool = pool_options().max_connections(1).connect_lazy_with(options);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         Ok(Some(Bell(listener)))

@@ -6,9 +6,10 @@ use super::writer::Writer;
 use super::{Inner, Pools, Store};
 use crate::error::StoreError;
 use crate::model::{Clock, NodeId, SystemClock, Timestamp};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Executor, Pool, Postgres, SqliteConnection};
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{Connection, Database, Executor, Pool, Postgres, Sqlite, SqliteConnection};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 /// A pool goes on trying a server that refuses, at intervals of up to a fifth of this: the longer it may take,
 /// the later it notices that the server is back.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
+/// One that is older is closed and made anew when somebody wants it: what is behind an address may change.
+const CONNECTION_LIVES: Duration = Duration::from_mins(30);
 /// A statement that takes longer is given up by the server: whoever asked has done so long before.
 const STATEMENT_WITHIN_MS: &str = "60000";
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
@@ -215,12 +218,19 @@ async fn open_sqlite(path: &Path) -> Result<Pools, StoreError> {
     first.close().await?;
     // Its commits are synced by the log's own syncs.
     let writer = Box::new(Writer::connect(connect.clone().synchronous(SqliteSynchronous::Normal)).await?);
-    let readers = SqlitePoolOptions::new()
+    let readers = pool_options::<Sqlite>()
         .max_connections(READERS)
         .test_before_acquire(false)
         .connect_with(connect.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
         .await?;
     Ok(Pools::Sqlite { writer, readers })
+}
+
+/// Of a pool without the task that looks after its connections (sqlx 0.9.0, `spawn_maintenance_tasks`). It goes round
+/// as often as there are idle ones, and their number is less than none, which is 2^64 - 1, while one that is being given
+/// back has been taken already: then it never ends and never yields, and with it a thread of the runtime.
+pub(super) fn pool_options<DB: Database>() -> PoolOptions<DB> {
+    PoolOptions::new().max_lifetime(None).idle_timeout(None)
 }
 
 /// Reads the settings back, because a file system or an older file may not have taken them.
@@ -269,9 +279,10 @@ async fn open_postgres(connect: PgConnectOptions, lease: Duration) -> Result<Poo
     let idle_within = lease.max(Duration::from_secs(1)).as_millis().to_string();
     let connect = connect
         .options([("statement_timeout", STATEMENT_WITHIN_MS), ("idle_in_transaction_session_timeout", &idle_within)]);
-    let pool: Pool<Postgres> = PgPoolOptions::new()
+    let pool = pool_options::<Postgres>()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_WITHIN)
+        .before_acquire(|_, meta| Box::pin(async move { Ok(meta.age < CONNECTION_LIVES) }))
         .after_release(|connection, _| {
             Box::pin(async move {
                 // `Pool::begin` is not safe against cancellation: without this, 1 in 50 cancelled
@@ -306,6 +317,18 @@ async fn assert_no_pooler(first: &mut PgConnection, connect: &PgConnectOptions) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_pool_has_a_task_that_may_never_end() {
+        let (sqlite, postgres) = (pool_options::<Sqlite>(), pool_options::<Postgres>());
+        assert_eq!((sqlite.get_max_lifetime(), sqlite.get_idle_timeout()), (None, None));
+        assert_eq!((postgres.get_max_lifetime(), postgres.get_idle_timeout()), (None, None));
+        for (name, source) in [("open.rs", include_str!("open.rs")), ("doorbell.rs", include_str!("doorbell.rs"))] {
+            let text = source.split("#[cfg(test)]").next().unwrap_or_default();
+            let made = text.matches("PoolOptions::new()").count();
+            assert_eq!(made, usize::from(name == "open.rs"), "{name}: pools are made by pool_options");
+        }
+    }
 
     #[test]
     fn a_password_never_reaches_a_message() {

@@ -83,12 +83,17 @@ macro_rules! as_text {
 impl Raw {
     pub async fn sqlite(path: &Path) -> Raw {
         let connect = SqliteConnectOptions::new().filename(path);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(connect).await;
+        let pool = SqlitePoolOptions::new()
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .max_connections(1)
+            .connect_with(connect)
+            .await;
         Raw::Sqlite(pool.expect("the database opens"))
     }
 
     pub async fn postgres(url: &str) -> Raw {
-        let pool = PgPoolOptions::new().max_connections(1).connect(url).await;
+        let pool = PgPoolOptions::new().max_lifetime(None).idle_timeout(None).max_connections(1).connect(url).await;
         Raw::Postgres(pool.expect("the database opens"))
     }
 
