@@ -9,7 +9,7 @@ use crate::model::{Clock, NodeId, SystemClock, Timestamp};
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Connection, Database, Executor, Pool, Postgres, Sqlite, SqliteConnection};
+use sqlx::{Connection, Database, Executor, Postgres, Sqlite, SqliteConnection};
 use std::fs::{File, OpenOptions as FileOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
