@@ -20,8 +20,6 @@ use storage::{Class, Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-/// Envs that are let in at once beyond what the workers want.
-const LATECOMERS_MAX: usize = 32;
 /// Basins, and lanes of each, in one scan.
 const SCAN_BASINS: i64 = 1_000;
 const SCAN_LANES: i64 = 100;
@@ -141,10 +139,10 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
         let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(parts.settings.now().slots) };
         let mut free = wanted.min(memory.pace.rows());
         let mut waiting = waiting(parts);
-        if free == 0 && parts.queue.works_ahead(parts.settings.now().slots) {
+        if free == 0 {
             // There is enough here, but of others: an env that has nothing here does not wait for that.
             waiting.retain(|place| !parts.queue.holds(place.basin.env()));
-            free = waiting.len().min(LATECOMERS_MAX);
+            free = waiting.len().min(parts.queue.wants_late(parts.settings.now().slots));
         }
         if free == 0 || waiting.is_empty() {
             return Ok(());

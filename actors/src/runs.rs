@@ -36,7 +36,7 @@ pub use waits::tell_wait;
 
 use crate::current::Current;
 use crate::executor::Stop;
-use crate::sweeper::runs::QueueGauges;
+use crate::sweeper::Looks;
 use crate::traces::Traces;
 use dashmap::DashMap;
 use express::Express;
@@ -47,7 +47,7 @@ use storage::model::RunId;
 use storage::store::NewRecord;
 use storage::{Store, StoreError};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Notify, watch};
 use under_way::UnderWay;
 
 /// Shared by clones. What is in memory here is hints and hands; the truth is in the store.
@@ -69,7 +69,7 @@ pub struct RunParts {
     pub presence: Presence,
     pub neighbours: Neighbours,
     pub traces: Traces,
-    pub(crate) queue_gauges: Arc<Mutex<QueueGauges>>,
+    pub(crate) looks: Arc<Looks>,
     /// Store work that outlives who asked for it.
     under_way: Arc<AtomicUsize>,
     pub runtime: Handle,
@@ -135,7 +135,7 @@ impl RunParts {
         let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &runtime)?;
         let parts = RunParts {
             in_hand: Arc::default(),
-            queue_gauges: Arc::default(),
+            looks: Arc::default(),
             under_way: Arc::default(),
             queue,
             gates,

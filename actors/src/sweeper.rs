@@ -8,10 +8,12 @@
 pub(crate) mod runs;
 mod batches;
 mod repair;
+mod seldom;
 pub mod sessions;
 mod strays;
 
 pub use repair::{Repair, Repaired, repair};
+pub(crate) use seldom::Looks;
 
 use crate::metrics::{LEADER, SWEEP_LAST_SUCCESS, SWEEP_RECLAIMED, SWEEP_SECONDS, cluster};
 use crate::parts::Parts;
@@ -281,8 +283,20 @@ pub async fn sweep_kind(
         (Kind::Batches, _) => batches::count(parts).await?,
         (Kind::DuplicateBatches, _) => strays::sweep(parts, false).await?,
         (_, None) => 0,
-        (Kind::LapsedNodes, _) => store.bury_lapsed(store.now()).await?,
-        (Kind::LostRuns, Some(runs)) => runs::take_back(runs).await?,
+        (Kind::LapsedNodes, runs) => {
+            let buried = store.bury_lapsed(store.now()).await?;
+            if let Some(runs) = runs.filter(|_| buried > 0) {
+                runs.looks.lost.at_once();
+            }
+            buried
+        }
+        (Kind::LostRuns, Some(runs)) => {
+            let taken_back = runs.looks.lost.look(runs::take_back(runs)).await?.unwrap_or(0);
+            if taken_back > 0 {
+                runs.looks.lost.at_once();
+            }
+            taken_back
+        }
         (Kind::Sessions, Some(runs)) => sessions::sweep(parts, runs).await?,
         (Kind::ExpiredRuns, Some(runs)) => runs::expire(runs).await?,
         (Kind::Buffer, Some(runs)) => {

@@ -44,7 +44,7 @@ impl Actor for Worker {
         // A task of its own, which ends with this actor: a run is never on an actor's thread.
         let shift = AbortOnDrop(runtime.spawn(async move {
             loop {
-                let held = parts.queue.next().await;
+                let (held, _slot) = parts.queue.next(parts.settings.now().slots).await;
                 carry(&parts, held).await;
             }
         }));
@@ -82,7 +82,6 @@ async fn carry(parts: &RunParts, mut held: Held) {
     let Some((task, executor)) = parts.tasks.get(&held.leased.task).and_then(executor_of) else {
         return drop(held);
     };
-    let _at_work = parts.queue.work();
     let began = now();
     let started_at = parts.store.now();
     held.start(started_at);

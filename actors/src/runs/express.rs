@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::store::{Brief, NewRecord};
 
-/// Runs of envs without any waiting that one commit lets pass a flood.
-const LATECOMERS_MAX: usize = 32;
-
 #[derive(Debug, Clone)]
 pub struct Express {
     pub(super) settings: Current<RunSettings>,
@@ -24,7 +21,7 @@ pub struct Express {
 impl Express {
     /// Marks those of some runs that go the short way, because nothing has to be counted for them and nothing
     /// else waits that would come first: as many as workers are free for while nothing waits at all, and beside
-    /// the flood of others, where runs are short, a few of envs of which nothing waits. That verdicts wait for
+    /// the flood of others a few of envs that have nothing here and of which nothing waits. That verdicts wait for
     /// the store is the flood's doing too, and holds up no latecomer.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
         if self.gates.no_claims.load(Ordering::Acquire) {
@@ -32,7 +29,7 @@ impl Express {
         }
         let idle = self.lanes.is_empty() && !self.settler.is_behind();
         let mut free = if idle { self.queue.wants(self.settings.now().slots) } else { 0 };
-        let mut late = if self.queue.works_ahead(self.settings.now().slots) { LATECOMERS_MAX } else { 0 };
+        let mut late = self.queue.wants_late(self.settings.now().slots);
         for record in records {
             if free == 0 && late == 0 {
                 return;

@@ -1,4 +1,8 @@
 //! Takes runs in with one commit for all that came while the last one ran (group commit, no linger).
+//!
+//! There are two doors, each with a thread and a line of its own: one for requests with few runs, and one for those
+//! with many, which are written in parts. So whoever sends one run does not wait for a flood that others send, but at
+//! most for what is being written at that moment; on PostgreSQL not for that either.
 
 mod line;
 
@@ -11,7 +15,6 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use line::{Group, Line, Wish};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
@@ -23,6 +26,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+/// Runs of a request, or of a whole group, that do not have to wait for others.
+const FEW: usize = 16;
 /// Payload bytes in one commit.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// A commit that takes longer than this counts as no answer.
@@ -64,10 +69,11 @@ impl StoreHealth {
     }
 }
 
-/// The door through which runs come in.
+/// Where runs come in.
 #[derive(Debug, Clone)]
 pub struct Intake {
-    wishes: mpsc::Sender<Wish>,
+    few: mpsc::Sender<Wish>,
+    many: mpsc::Sender<Wish>,
     health: Arc<StoreHealth>,
     arrivals: Arc<Notify>,
 }
@@ -80,16 +86,25 @@ impl Intake {
         neighbours: Neighbours,
         runtime: &Handle,
     ) -> std::io::Result<Intake> {
-        let (wishes, queue) = mpsc::channel(express.settings.now().intake_queue);
-        let health = Arc::new(StoreHealth::default());
-        let arrivals = Arc::new(Notify::new());
-        let counter =
-            Counter { store, express, doorbell, neighbours, health: health.clone(), arrivals: arrivals.clone() };
-        let runtime = runtime.clone();
-        // SQLite's thread says of each statement that it is done. Here that wakes this thread and nobody else; on
-        // the shared runtime it would wake a second one each time, to look for work that is not there.
-        thread::Builder::new().name("intake".to_owned()).spawn(move || runtime.block_on(counter.work(queue)))?;
-        Ok(Intake { wishes, health, arrivals })
+        let queue = || mpsc::channel(express.settings.now().intake_queue);
+        let ((few, of_few), (many, of_many)) = (queue(), queue());
+        let intake = Intake { few, many, health: Arc::default(), arrivals: Arc::default() };
+        for (door, queue) in [(Door::Few, of_few), (Door::Many, of_many)] {
+            let counter = Counter {
+                door,
+                store: store.clone(),
+                express: express.clone(),
+                doorbell: doorbell.clone(),
+                neighbours: neighbours.clone(),
+                health: intake.health.clone(),
+                arrivals: intake.arrivals.clone(),
+            };
+            let runtime = runtime.clone();
+            // SQLite's thread says of each statement that it is done. Here that wakes this thread and nobody else; on
+            // the shared runtime it would wake a second one each time, to look for work that is not there.
+            thread::Builder::new().name(door.name().to_owned()).spawn(move || runtime.block_on(counter.work(queue)))?;
+        }
+        Ok(intake)
     }
 
     /// Runs have come in on another node.
@@ -111,8 +126,34 @@ impl Intake {
     /// whole, when too many requests wait.
     pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, IntakeError> {
         let (answer, answered) = oneshot::channel();
-        self.wishes.try_send(Wish::new(records, answer)).map_err(|_| IntakeError::Full)?;
+        let door = if records.len() <= FEW { &self.few } else { &self.many };
+        door.try_send(Wish::new(records, answer)).map_err(|_| IntakeError::Full)?;
         answered.await.map_err(|_| IntakeError::NoAnswer)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Few,
+    Many,
+}
+
+impl Door {
+    /// Of its thread.
+    fn name(self) -> &'static str {
+        match self {
+            Door::Few => "intake",
+            Door::Many => "intake-many",
+        }
+    }
+
+    /// Rows that may go into one commit. All that stand at the door for few do: what each adds to a commit is less
+    /// than one of its own would be.
+    fn rows(self, line: &Line, pace: &Pace) -> usize {
+        match self {
+            Door::Few => pace.rows_for(line.runs()),
+            Door::Many => pace.rows(),
+        }
     }
 }
 
@@ -131,6 +172,7 @@ struct Committed {
 }
 
 struct Counter {
+    door: Door,
     store: Store,
     express: Express,
     doorbell: Arc<Notify>,
@@ -159,7 +201,7 @@ impl Counter {
                             None => return,
                         }
                     }
-                    let turn = self.turn_for(&mut line, &mut queue).await;
+                    let turn = self.turn(line.runs()).await;
                     line.take_from(&mut queue);
                     turn
                 }
@@ -167,7 +209,7 @@ impl Counter {
             if line.is_empty() {
                 continue;
             }
-            let mut group = line.group(pace.rows_for(line.last_runs()), GROUP_BYTES);
+            let mut group = line.group(self.door.rows(&line, &pace), GROUP_BYTES);
             let (began, asked_at) = (now(), turn.asked_at);
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
@@ -219,7 +261,7 @@ impl Counter {
             let part = &records[from..to];
             let turn = match turn.take() {
                 Some(turn) => turn,
-                None => self.turn().await,
+                None => self.turn(part.len()).await,
             };
             match self.accept(turn, part).await {
                 Ok((accepted, written)) => {
@@ -241,34 +283,18 @@ impl Counter {
         (verdicts, mark)
     }
 
-    /// The turn to write; what comes until then goes into the same commit.
-    async fn turn(&self) -> Turn {
-        Self::granted(self.store.write_turn()).await
+    /// The turn to write; what comes until then goes into the same commit. A few runs do not wait for what others
+    /// have left to write: each of these still comes to its turn between two such commits.
+    async fn turn(&self, runs: usize) -> Turn {
+        match self.door {
+            Door::Few if runs <= FEW => Self::granted(self.store.write_turn_first()).await,
+            Door::Few | Door::Many => Self::granted(self.store.write_turn()).await,
+        }
     }
 
     /// The same if there is nothing to wait for.
     fn turn_now(&self) -> Option<Turn> {
         self.store.write_turn_now().map(|turn| Turn { asked_at: now(), granted: Ok(turn) })
-    }
-
-    /// The same for the next in the line. Single runs beside large requests do not wait for what others have left
-    /// to write: not when they stand there already, nor when they come meanwhile.
-    async fn turn_for(&self, line: &mut Line, queue: &mut mpsc::Receiver<Wish>) -> Turn {
-        if !line.has_large() {
-            return self.turn().await;
-        }
-        if !line.short_is_next() {
-            // Its place among those who wait is kept whatever comes, but given up for precedence: let go of in time.
-            let mut turn = pin!(self.turn());
-            while !line.short_is_next() {
-                tokio::select! {
-                    biased;
-                    turn = &mut turn => return turn,
-                    Some(wish) = queue.recv(), if line.has_room() => line.push(wish),
-                }
-            }
-        }
-        Self::granted(self.store.write_turn_first()).await
     }
 
     async fn granted(turn: impl Future<Output = Result<WriteTurn, StoreError>>) -> Turn {

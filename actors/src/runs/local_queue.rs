@@ -1,13 +1,15 @@
 //! Runs that this node has claimed and that wait for a free worker: envs take turns, and within an env they keep
 //! the order in which they were claimed. So what is claimed for one env never waits behind the flood of another.
 
+mod shelves;
+
 use super::Settler;
 use crate::executor::Stop;
 use crate::metrics::{RUN_ATTEMPTS, told_as};
-use std::collections::{HashMap, VecDeque};
+use shelves::Shelves;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use storage::model::Timestamp;
 use storage::store::{Brief, Ending, Leased, RunVerdict};
 use tokio::sync::Notify;
@@ -16,6 +18,8 @@ use tokio::sync::Notify;
 const AHEAD: Duration = Duration::from_millis(50);
 /// Most runs ahead per slot.
 const AHEAD_MAX: usize = 64;
+/// Envs without any run here of which one is taken at once beside a flood of short ones.
+const LATECOMERS_MAX: usize = 32;
 
 /// A claimed run. Whoever lets it go without an end gives it back: it can be lost to no death of an actor.
 #[derive(Debug)]
@@ -81,41 +85,6 @@ impl Drop for Held {
     }
 }
 
-/// The runs by env, and the envs in the order of their turns.
-#[derive(Debug, Default)]
-struct Shelves {
-    by_env: HashMap<String, VecDeque<Held>>,
-    turns: VecDeque<String>,
-    count: usize,
-}
-
-impl Shelves {
-    fn push(&mut self, held: Held) {
-        self.count += 1;
-        match self.by_env.get_mut(&held.leased.env) {
-            Some(shelf) => shelf.push_back(held),
-            None => {
-                let env = held.leased.env.clone();
-                self.turns.push_back(env.clone());
-                self.by_env.insert(env, VecDeque::from([held]));
-            }
-        }
-    }
-
-    fn pop(&mut self) -> Option<Held> {
-        let env = self.turns.pop_front()?;
-        let shelf = self.by_env.get_mut(&env)?;
-        let held = shelf.pop_front();
-        if shelf.is_empty() {
-            self.by_env.remove(&env);
-        } else {
-            self.turns.push_back(env);
-        }
-        self.count -= usize::from(held.is_some());
-        held
-    }
-}
-
 /// See the module's first lines.
 #[derive(Debug, Default)]
 pub struct LocalQueue {
@@ -123,38 +92,55 @@ pub struct LocalQueue {
     filled: Notify,
     /// Workers that wait for a run now.
     idle: AtomicUsize,
-    /// Workers that carry a run out now.
-    at_work: AtomicUsize,
     /// Moving average of what a run takes, in nanoseconds.
     average: AtomicU64,
 }
 
+/// A run for a worker, which has a slot for as long as this value is there, however that ends.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    queue: &'a LocalQueue,
+    env: String,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.queue.shelves().end(&self.env);
+    }
+}
+
 impl LocalQueue {
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn push(&self, held: impl IntoIterator<Item = Held>) {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = runs.count;
-        held.into_iter().for_each(|held| runs.push(held));
-        let added = runs.count - before;
+        let (mut runs, now) = (self.shelves(), now());
+        let before = runs.count();
+        held.into_iter().for_each(|held| runs.push(held, now));
+        let added = runs.count() - before;
         drop(runs);
         for _ in 0..added.min(self.idle.load(Ordering::Acquire).max(1)) {
             self.filled.notify_one();
         }
     }
 
-    fn pop(&self) -> Option<Held> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    fn pop(&self, slots: usize) -> Option<(Held, Slot<'_>)> {
+        let held = self.shelves().pop(slots, now())?;
+        let env = held.leased.env.clone();
+        Some((held, Slot { queue: self, env }))
     }
 
-    /// The next run, once there is one.
-    pub async fn next(&self) -> Held {
-        if let Some(held) = self.pop() {
-            return held;
+    /// The next run for a worker that is one of `slots`, once there is one.
+    pub async fn next(&self, slots: usize) -> (Held, Slot<'_>) {
+        if let Some(taken) = self.pop(slots) {
+            return taken;
         }
         let waiting = Counted::new(&self.idle);
-        let held = loop {
+        let taken = loop {
             let filled = self.filled.notified();
-            if let Some(held) = self.pop() {
-                break held;
+            if let Some(taken) = self.pop(slots) {
+                break taken;
             }
             filled.await;
         };
@@ -163,11 +149,11 @@ impl LocalQueue {
         if !self.is_empty() {
             self.filled.notify_one();
         }
-        held
+        taken
     }
 
     pub fn len(&self) -> usize {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).count
+        self.shelves().count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -180,22 +166,17 @@ impl LocalQueue {
 
     /// Workers that carry a run out now. One that is dead neither does nor waits.
     pub fn at_work(&self) -> usize {
-        self.at_work.load(Ordering::Acquire)
+        self.shelves().working()
     }
 
-    /// Counts the caller as at work for as long as this value is there.
-    pub fn work(&self) -> Counted<'_> {
-        Counted::new(&self.at_work)
-    }
-
-    /// Whether runs of an env wait here.
+    /// Whether an env has a run here, at work or before it.
     pub fn holds(&self, env: &str) -> bool {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).by_env.contains_key(env)
+        self.shelves().holds(env)
     }
 
     /// Lets all go that no worker has begun; they are given back.
     pub fn give_back(&self) {
-        let runs = std::mem::take(&mut *self.runs.lock().unwrap_or_else(PoisonError::into_inner));
+        let runs = self.shelves().take();
         drop(runs);
     }
 
@@ -214,27 +195,37 @@ impl LocalQueue {
         slots * each.min(AHEAD_MAX)
     }
 
-    /// Whether runs are so short that some are claimed before a worker is free.
-    pub fn works_ahead(&self, slots: usize) -> bool {
-        self.ahead(slots) > 0
-    }
-
     /// How many more runs to claim for `slots` workers: one for each idle one, and what to have ahead.
     pub fn wants(&self, slots: usize) -> usize {
-        let (ahead, queued) = (self.ahead(slots), self.len());
+        let (ahead, runs) = (self.ahead(slots), self.shelves());
+        let (queued, spare) = (runs.count(), runs.spare(slots, now()));
         // Asking again for the last few would make every claim a small one.
-        if ahead > 0 && queued > ahead / 2 { 0 } else { (self.idle() + ahead).saturating_sub(queued) }
+        if ahead > 0 && queued > ahead / 2 {
+            0
+        } else {
+            (self.idle().saturating_sub(spare) + ahead).saturating_sub(queued)
+        }
+    }
+
+    /// The same of envs without any run here, one of each, when no others are wanted: what takes no time goes past a
+    /// flood, and for the rest there are spare slots.
+    pub fn wants_late(&self, slots: usize) -> usize {
+        if self.ahead(slots) > 0 {
+            return LATECOMERS_MAX;
+        }
+        let runs = self.shelves();
+        self.idle().min(runs.spare(slots, now())).saturating_sub(runs.count())
     }
 }
 
-/// Counts a worker among those that wait or work for as long as it does, however that ends.
+/// Counts a worker among those that wait for as long as it does, however that ends.
 #[derive(Debug)]
-pub struct Counted<'a>(&'a AtomicUsize);
+struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
-    fn new(workers: &'a AtomicUsize) -> Counted<'a> {
-        workers.fetch_add(1, Ordering::AcqRel);
-        Counted(workers)
+    fn new(waiting: &'a AtomicUsize) -> Counted<'a> {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Counted(waiting)
     }
 }
 
@@ -244,28 +235,23 @@ impl Drop for Counted<'_> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "until when slots are spare")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::FutureExt;
 
     #[test]
-    fn a_worker_that_has_died_neither_waits_nor_works() {
+    fn a_worker_that_has_died_does_not_wait() {
         let queue = LocalQueue::default();
-        let count = || (queue.idle(), queue.at_work());
-        let mut waits = Box::pin(queue.next());
+        let mut waits = Box::pin(queue.next(1));
         assert!((&mut waits).now_or_never().is_none());
-        assert_eq!(count(), (1, 0));
+        assert_eq!(queue.idle(), 1);
         drop(waits);
-        assert_eq!(count(), (0, 0));
-        let works = async {
-            let _at_work = queue.work();
-            std::future::pending::<()>().await;
-        };
-        let mut works = Box::pin(works);
-        assert!((&mut works).now_or_never().is_none());
-        assert_eq!(count(), (0, 1));
-        drop(works);
-        assert_eq!(count(), (0, 0));
+        assert_eq!((queue.idle(), queue.at_work()), (0, 0));
     }
 }

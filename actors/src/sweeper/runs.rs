@@ -55,7 +55,8 @@ pub async fn expire(parts: &RunParts) -> Result<u64, StoreError> {
 /// was lost. Nothing was started, so that they do not count.
 async fn give_back_unknown(parts: &RunParts) -> Result<(), StoreError> {
     let store = &parts.store;
-    for (run, epoch) in store.own_leases(store.now() - ANSWERED_WITHIN, PASS).await? {
+    let own = parts.looks.own.look(store.own_leases(store.now() - ANSWERED_WITHIN, PASS)).await?;
+    for (run, epoch) in own.unwrap_or_default() {
         if !parts.settler.knows(&run, epoch) {
             warn!(run.id = %run, lease.epoch = %epoch, "leased by a commit whose answer was lost; giving it back");
             let reason = Some("leased by a commit whose answer was lost".to_owned());
@@ -78,23 +79,10 @@ async fn stop_cancelled(parts: &RunParts) -> Result<(), StoreError> {
 pub const GAUGES: &[&str] =
     &[QUEUE_DEPTH, QUEUE_OLDEST_AGE, PULL_LEASES, BUFFER_ENTRIES, BUFFER_OLDEST_AGE, BUFFER_STALE, CLUSTER_NODES];
 
-/// To count what waits takes one part in so many of the time.
-const COUNT_SHARE: u32 = 50;
-
-/// When the gauges of queues are next worth their count.
-#[derive(Debug, Default)]
-pub struct QueueGauges {
-    next_at: Option<Instant>,
-}
-
 /// What waits in each queue, and how long the oldest has; what pull workers have.
 pub async fn queue_gauges(parts: &RunParts) -> Result<(), StoreError> {
-    let began = now();
-    if parts.queue_gauges.lock().await.next_at.is_some_and(|at| began < at) {
-        return Ok(());
-    }
-    let (totals, pulled) = (parts.store.ready_totals().await?, parts.store.pull_leases().await?);
-    parts.queue_gauges.lock().await.next_at = Some(began + now().duration_since(began) * COUNT_SHARE);
+    let count = async { Ok((parts.store.ready_totals().await?, parts.store.pull_leases().await?)) };
+    let Some((totals, pulled)) = parts.looks.queues.look::<_, StoreError>(count).await? else { return Ok(()) };
     let (depths, ages) = told(&totals, parts.store.now(), |queue| told_as(QUEUE_DEPTH, queue));
     cluster::tell(QUEUE_DEPTH, depths.into_iter().map(of_queue));
     cluster::tell(QUEUE_OLDEST_AGE, ages.into_iter().map(of_queue));

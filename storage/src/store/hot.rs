@@ -1,16 +1,17 @@
 //! Connections for what happens thousands of times a second, taking runs in, claiming them, ending them, and for
 //! what must never wait for a connection.
 //!
-//! Each belongs to one kind of work, which happens one at a time per node anyway. It is not tested before every
-//! use and not rolled back after it, which would triple the round trips of a single statement: a connection
-//! whose use did not come to a good end is thrown away, and the next use makes a new one.
+//! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in there are two,
+//! because a few runs do not wait for many. A connection is not tested before every use and not rolled
+//! back after it, which would triple the round trips of a single statement: one whose use did not come to a good end
+//! is thrown away, and the next use makes a new one.
 
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub(super) struct HotConnections {
     options: PgConnectOptions,
     /// A connection that is older than the last of them is dead, or may be: it would fail the work that finds out.
     outages: AtomicU64,
-    accept: Kept,
+    accept: [Kept; 2],
     claim: Kept,
     finish: Kept,
     lease: Kept,
@@ -55,7 +56,7 @@ impl HotConnections {
         HotConnections {
             options,
             outages: AtomicU64::new(0),
-            accept: Kept::default(),
+            accept: Default::default(),
             claim: Kept::default(),
             finish: Kept::default(),
             lease: Kept::default(),
@@ -65,14 +66,24 @@ impl HotConnections {
         }
     }
 
-    fn slot(&self, hot: Hot) -> &Kept {
-        match hot {
-            Hot::Accept => &self.accept,
+    fn slots(&self, hot: Hot) -> &[Kept] {
+        let one = match hot {
+            Hot::Accept => return &self.accept,
             Hot::Claim => &self.claim,
             Hot::Finish => &self.finish,
             Hot::Lease => &self.lease,
             Hot::Probe => &self.probe,
             Hot::Ring => &self.ring,
+        };
+        std::slice::from_ref(one)
+    }
+
+    /// The place of a connection that is free, or else of the last one of its kind when that is.
+    async fn slot(&self, hot: Hot) -> MutexGuard<'_, Option<(u64, PgConnection)>> {
+        let slots = self.slots(hot);
+        match slots.iter().find_map(|slot| slot.try_lock().ok()) {
+            Some(free) => free,
+            None => slots[slots.len() - 1].lock().await,
         }
     }
 
@@ -92,7 +103,7 @@ impl HotConnections {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     {
-        let mut slot = self.slot(hot).lock().await;
+        let mut slot = self.slot(hot).await;
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Database(sqlx::Error::PoolClosed));
         }
@@ -111,7 +122,8 @@ impl HotConnections {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for slot in [&self.accept, &self.claim, &self.finish, &self.lease, &self.probe, &self.ring] {
+        let [few, many] = &self.accept;
+        for slot in [few, many, &self.claim, &self.finish, &self.lease, &self.probe, &self.ring] {
             if let Some((_, connection)) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }

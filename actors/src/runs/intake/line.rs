@@ -24,8 +24,6 @@ pub(super) struct Wish {
 #[derive(Default)]
 pub(super) struct Line {
     wishes: VecDeque<Wish>,
-    /// Whether the latest commit was one of single runs alone.
-    short_went: bool,
 }
 
 /// Runs for one commit, and the requests that they belong to with the number of each one's runs.
@@ -72,42 +70,13 @@ impl Line {
         self.wishes.is_empty()
     }
 
-    /// Requests in it.
-    pub(super) fn len(&self) -> usize {
-        self.wishes.len()
-    }
-
-    /// Requests that one run would end. All of them go into the next commit: what each adds to it is less than a
-    /// commit of its own would be.
-    pub(super) fn last_runs(&self) -> usize {
-        self.wishes.iter().filter(|wish| wish.left.len() == 1).count()
-    }
-
-    /// Whether the next commit is one of single runs alone.
-    pub(super) fn short_is_next(&self) -> bool {
-        !self.short_went && self.last_runs() > 0 && self.has_large()
-    }
-
-    /// Whether a request stands in it that one run would not end.
-    pub(super) fn has_large(&self) -> bool {
-        self.last_runs() < self.len()
+    /// Runs in it.
+    pub(super) fn runs(&self) -> usize {
+        self.wishes.iter().map(|wish| wish.left.len()).sum()
     }
 
     /// The next commit: at most so many runs, whose payloads have at most so many bytes, but one run at least.
-    /// Single runs that stand beside large requests have every other commit for themselves: it is a short one.
     pub(super) fn group(&mut self, rows: usize, bytes: usize) -> Group {
-        self.short_went = self.short_is_next();
-        if !self.short_went {
-            return self.shares(rows, bytes);
-        }
-        let (short, long) = std::mem::take(&mut self.wishes).into_iter().partition(|wish| wish.left.len() == 1);
-        self.wishes = short;
-        let group = self.shares(rows, bytes);
-        self.wishes.extend(long);
-        group
-    }
-
-    fn shares(&mut self, rows: usize, bytes: usize) -> Group {
         let mut group = Group::default();
         let mut room = bytes;
         for most in allot(self.wishes.iter().map(|wish| wish.left.len()), rows) {
@@ -250,33 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn single_runs_beside_large_requests_have_every_other_commit_for_themselves() {
+    fn runs_are_counted() {
         let mut line = Line::default();
-        let _flood = wish(&mut line, 'a', 50, 1);
-        let mut sizes = Vec::new();
-        for single in ['s', 't', 'u'] {
-            let _answer = wish(&mut line, single, 1, 1);
-            let group = line.group(16, 1_000);
-            sizes.push(group.records.len());
-            accept(&mut line, group);
-        }
-        assert_eq!(sizes, [1, 16, 1], "a flood of single runs does not keep large requests out");
-        let group = line.group(16, 1_000);
-        assert!(names(&group).iter().all(|name| name.starts_with('a')));
-    }
-
-    #[test]
-    fn requests_that_one_run_ends_are_counted() {
-        let mut line = Line::default();
-        let _answers: Vec<_> =
-            [('a', 1), ('b', 2), ('c', 1), ('d', 0)].map(|(name, runs)| wish(&mut line, name, runs, 1)).into();
-        assert_eq!(line.last_runs(), 2);
-        let group = line.group(3, 1_000);
-        accept(&mut line, group);
-        assert_eq!(line.last_runs(), 0, "a and c are gone, b has two left");
+        let _answers: Vec<_> = [('a', 1), ('b', 2), ('c', 0)].map(|(name, runs)| wish(&mut line, name, runs, 1)).into();
+        assert_eq!(line.runs(), 3);
         let group = line.group(1, 1_000);
-        accept(&mut line, group);
-        assert_eq!(line.last_runs(), 1, "b has one left");
+        assert_eq!((names(&group), line.runs()), (vec!["a0"], 2));
     }
 
     #[test]
