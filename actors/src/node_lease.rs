@@ -10,17 +10,21 @@ use storage::{Store, StoreError};
 use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
+/// Until a lease that could not be kept is asked for once more.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
 /// Renews three times within the lease. When the store does not answer, runs are stopped before the lease ends,
 /// because somebody else may have them from then on; when it answers again in time, work goes on. Returns only
 /// when this node was declared gone. Asked to drain, it gives back what it has not begun and claims nothing more.
 pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
     let mut until = parts.store.now() + lease;
     let mut renew = interval(lease / 3);
-    let mut fenced = false;
     // Since when every renewal has gone through; nobody else is judged before that is a whole lease long.
     let mut steady_since = None;
     loop {
-        renew.tick().await;
+        // Without its lease the node does nothing but ask for it.
+        let pause = if parts.gates.cut_off.load(Ordering::Acquire) { ASK_AGAIN_AFTER } else { lease };
+        let _ = timeout(pause, renew.tick()).await;
         let answer = timeout(lease / 4, parts.store.renew_lease(lease)).await;
         let now = parts.store.now();
         steady_since = matches!(answer, Ok(Ok(_))).then(|| steady_since.unwrap_or(now));
@@ -35,18 +39,18 @@ pub async fn keep(parts: RunParts, lease: Duration) -> StoreError {
                     parts.gates.no_claims.store(true, Ordering::Release);
                     parts.queue.give_back();
                 }
-                if fenced {
+                if parts.gates.cut_off.swap(false, Ordering::AcqRel) {
                     warn!("the store answers again; carrying on");
-                    fenced = false;
                     parts.doorbell.notify_one();
                 }
             }
             Ok(Err(error @ StoreError::Moved { .. })) => return error,
-            Ok(Err(_)) | Err(_) if fenced || !ends_soon(parts.store.now(), until, lease) => {}
+            Ok(Err(_)) | Err(_) if parts.gates.cut_off.load(Ordering::Acquire) => {}
+            Ok(Err(_)) | Err(_) if !ends_soon(parts.store.now(), until, lease) => {}
             Ok(Err(_)) | Err(_) => {
                 // Nobody has to act: what is let go goes on elsewhere, and here when the store answers again.
                 warn!(lease.until = %until, node.id = %parts.store.node(), "the lease cannot be renewed; letting go of all runs");
-                fenced = true;
+                parts.gates.cut_off.store(true, Ordering::Release);
                 parts.queue.give_back();
                 parts.stop_all(Stop::Lost);
             }

@@ -80,6 +80,8 @@ pub struct RunParts {
 pub struct Gates {
     /// No run is claimed any more.
     pub no_claims: AtomicBool,
+    /// This node's lease could not be kept: what it claims it could not begin, until it has it again.
+    pub cut_off: AtomicBool,
     /// No run is let through from the buffer.
     pub drainer_off: AtomicBool,
     /// There may be runs in the buffer; it is not asked otherwise.
@@ -96,6 +98,10 @@ pub struct Gates {
 }
 
 impl Gates {
+    pub fn may_claim(&self) -> bool {
+        !self.no_claims.load(Ordering::Acquire) && !self.cut_off.load(Ordering::Acquire)
+    }
+
     pub fn is_paused(&self, env: &str, queue: &str) -> bool {
         let paused = self.paused.read().unwrap_or_else(PoisonError::into_inner);
         !paused.is_empty() && paused.contains(&(env.to_owned(), queue.to_owned()))
@@ -237,6 +243,6 @@ impl RunParts {
     }
 
     pub fn may_claim(&self) -> bool {
-        !self.gates.no_claims.load(Ordering::Acquire)
+        self.gates.may_claim()
     }
 }

@@ -5,7 +5,6 @@ use super::waits::tell_no_waits;
 use super::{Gates, Held, LaneIndex, LocalQueue, RunSettings, Settler, TaskKind, Tasks};
 use crate::current::Current;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use storage::store::{Brief, NewRecord};
 
 #[derive(Debug, Clone)]
@@ -24,7 +23,7 @@ impl Express {
     /// the flood of others a few of envs that have nothing here and of which nothing waits. That verdicts wait for
     /// the store is the flood's doing too, and holds up no latecomer.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
-        if self.gates.no_claims.load(Ordering::Acquire) {
+        if !self.gates.may_claim() {
             return;
         }
         let idle = self.lanes.is_empty() && !self.settler.is_behind();

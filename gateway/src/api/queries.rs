@@ -1,5 +1,6 @@
 //! What has no parameters in its URL takes none: one that is there all the same was meant to do something.
 
+use crate::http::keys::Caller;
 use crate::http::query::Query;
 use crate::openapi::{OPERATIONS, takes_query};
 use actix_web::Error;
@@ -15,8 +16,10 @@ static WITHOUT: LazyLock<HashSet<String>> = LazyLock::new(|| {
     without.map(|operation| format!("{} /api/v1{}", operation.method, operation.path)).collect()
 });
 
-pub async fn check<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
+pub async fn check<B: MessageBody>(mut request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     if !request.query_string().is_empty() && takes_none(&request) {
+        // Whoever has no key is told that, and not what is wrong with the rest.
+        request.extract::<Caller>().await?;
         let mut query = Query::parse(request.query_string())?;
         query.reject_unknown();
         query.finish()?;

@@ -11,6 +11,9 @@ const RECOVERY: Duration = Duration::from_secs(5);
 /// How long a caller may be left waiting for the word that the store is away.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
+/// What a node has in hand and before it when it is cut off, and what it lets go of by that.
+const LET_GO_MAX: usize = 1_000;
+
 fn outage() -> Duration {
     Duration::from_secs(if std::env::var_os("TIDEGATE_SOAK").is_some() { 20 } else { 5 })
 }
@@ -128,6 +131,7 @@ fn store_is_away(how: How, lease_seconds: f64) {
         tally.unanswered,
         burnt.len(),
     );
+    assert!(lost <= LET_GO_MAX, "{lost} leases were taken and given back without the node's own");
     assert!(burnt.is_empty(), "attempts were used up: {:?}", &burnt[..burnt.len().min(5)]);
     assert_eq!(ends.get("failed"), None);
     assert!(recovery <= RECOVERY, "it took {recovery:?} to take and carry out a run again");

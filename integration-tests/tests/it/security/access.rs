@@ -1,6 +1,6 @@
 //! S2: what every route asks of a key, and that it asks it.
 
-use super::{ALL_SCOPES, LATER, ask, caller, id_of, key, secret_of, tidegate, unnamed};
+use super::{ALL_SCOPES, LATER, ask, caller, id_of, key, request, secret_of, tidegate, unnamed};
 use gateway::api::ROUTES;
 use gateway::http::keys::{NewKey, Scope};
 use gateway::openapi::OPERATIONS;
@@ -163,6 +163,20 @@ fn s2_and_rows_128_129_a_route_is_opened_by_its_scope_and_by_nothing_else() {
             _ => [200, 201],
         };
         assert!(right.contains(&answer.status), "{method} {route}: {answer:?}");
+    }
+    server.stop();
+}
+
+#[test]
+fn s2_who_has_no_key_does_not_learn_what_else_is_wrong() {
+    let mut server = Server::on(Database::Sqlite).config(LATER).arg("--auth=keys").start();
+    let mut client = server.client();
+    for (method, route, _) in MATRIX {
+        let (path, body) = request(method, route, "run_1");
+        let more = if path.contains('?') { '&' } else { '?' };
+        let answer = client.send(method, &format!("{path}{more}unknown=1"), body.as_deref());
+        let answer = answer.unwrap_or_else(|error| panic!("{method} {route}: {error}"));
+        assert_eq!(answer.status, 401, "{method} {route}: {answer:?}");
     }
     server.stop();
 }
