@@ -242,8 +242,24 @@ fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use super::shelves::tests::held;
     use super::*;
     use futures_util::FutureExt;
+
+    #[test]
+    fn a_worker_that_dies_at_work_leaves_its_slot() {
+        let queue = LocalQueue::default();
+        queue.push([held("acme/dev", "run")]);
+        let works = async {
+            let (_held, _slot) = queue.next(1).await;
+            std::future::pending::<()>().await;
+        };
+        let mut works = Box::pin(works);
+        assert!((&mut works).now_or_never().is_none());
+        assert_eq!((queue.at_work(), queue.holds("acme/dev")), (1, true));
+        drop(works);
+        assert_eq!((queue.at_work(), queue.holds("acme/dev")), (0, false));
+    }
 
     #[test]
     fn a_worker_that_has_died_does_not_wait() {

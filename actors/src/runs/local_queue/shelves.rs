@@ -111,12 +111,12 @@ impl Shelves {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a moment to begin with")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use storage::model::{Basin, Epoch, Lane, RunId, Timestamp};
     use storage::store::{Brief, Leased};
 
-    fn held(env: &str, name: &str) -> Held {
+    pub(in super::super) fn held(env: &str, name: &str) -> Held {
         let leased = Leased {
             run: RunId::from_text(name),
             env: env.to_owned(),
