@@ -245,8 +245,10 @@ pub async fn sweep_once(
         if role.0 != kind.role() {
             role = (kind.role(), is_ours(parts, kind.role()).await?);
         }
-        if role.1 {
-            done.push(sweep_kind(*kind, parts, runs).await?);
+        if role.1
+            && let Some(swept) = sweep_if_worth_it(*kind, parts, runs).await?
+        {
+            done.push(swept);
             report.add(*kind, done.last());
         }
     }
@@ -272,6 +274,22 @@ fn may(kind: Kind, parts: &Parts, runs: Option<&RunParts>) -> bool {
     }
 }
 
+/// A kind in its turn of a pass: one that costs much is left out now and then, unless there is something to be found.
+async fn sweep_if_worth_it(
+    kind: Kind,
+    parts: &Parts,
+    runs: Option<&RunParts>,
+) -> Result<Option<SweepDone>, super::batch_poller::CallOrStore> {
+    let sweep = sweep_kind(kind, parts, runs);
+    let Some(lost) = runs.map(|runs| &runs.looks.lost) else { return sweep.await.map(Some) };
+    let swept = if kind == Kind::LostRuns { lost.look(sweep).await? } else { Some(sweep.await?) };
+    let found = swept.as_ref().is_some_and(|swept| swept.found > 0);
+    if found && matches!(kind, Kind::LapsedNodes | Kind::LostRuns) {
+        lost.at_once();
+    }
+    Ok(swept)
+}
+
 /// One pass of one kind, whoever else does it at the same time: each is guarded by what it expects to find.
 pub async fn sweep_kind(
     kind: Kind,
@@ -283,20 +301,8 @@ pub async fn sweep_kind(
         (Kind::Batches, _) => batches::count(parts).await?,
         (Kind::DuplicateBatches, _) => strays::sweep(parts, false).await?,
         (_, None) => 0,
-        (Kind::LapsedNodes, runs) => {
-            let buried = store.bury_lapsed(store.now()).await?;
-            if let Some(runs) = runs.filter(|_| buried > 0) {
-                runs.looks.lost.at_once();
-            }
-            buried
-        }
-        (Kind::LostRuns, Some(runs)) => {
-            let taken_back = runs.looks.lost.look(runs::take_back(runs)).await?.unwrap_or(0);
-            if taken_back > 0 {
-                runs.looks.lost.at_once();
-            }
-            taken_back
-        }
+        (Kind::LapsedNodes, _) => store.bury_lapsed(store.now()).await?,
+        (Kind::LostRuns, Some(runs)) => runs::take_back(runs).await?,
         (Kind::Sessions, Some(runs)) => sessions::sweep(parts, runs).await?,
         (Kind::ExpiredRuns, Some(runs)) => runs::expire(runs).await?,
         (Kind::Buffer, Some(runs)) => {

@@ -2,9 +2,9 @@
 //! what must never wait for a connection.
 //!
 //! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in there are two,
-//! because a few runs do not wait for many. A connection is not tested before every use and not rolled
-//! back after it, which would triple the round trips of a single statement: one whose use did not come to a good end
-//! is thrown away, and the next use makes a new one.
+//! because a few runs do not wait for many. A connection is not tested before every use and not rolled back after it,
+//! which would triple the round trips of a single statement: one whose use did not come to a good end is thrown away,
+//! and the next use makes a new one.
 
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
