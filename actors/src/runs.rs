@@ -138,7 +138,7 @@ impl RunParts {
         };
         let presence = Presence::start(store.clone(), doorbell.clone(), &runtime);
         let neighbours = Neighbours::start(&store, &runtime);
-        let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &runtime)?;
+        let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone())?;
         let parts = RunParts {
             in_hand: Arc::default(),
             looks: Arc::default(),

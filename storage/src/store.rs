@@ -57,7 +57,7 @@ mod check;
 mod backup;
 mod due;
 
-pub use accept::{Accepted, Idempotency, NewRecord};
+pub use accept::{Accepted, Door, Idempotency, NewRecord};
 pub use audit::{Deed, DeedRow};
 pub use backup::{PostgresPlace, copy_into, postgres_place};
 pub use batches::{BatchFilter, BatchRow};

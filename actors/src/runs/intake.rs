@@ -2,8 +2,10 @@
 //!
 //! There are two doors, each with a thread and a line of its own: one for requests with few runs, and one for those
 //! with many, which are written in parts. So whoever sends one run does not wait for a flood that others send, but at
-//! most for what is being written at that moment; on PostgreSQL not for that either.
+//! most for what is being written at that moment; on PostgreSQL not for that either. If that takes long nevertheless,
+//! the door for many leaves some of its time to others.
 
+mod courtesy;
 mod line;
 
 pub use line::Verdict;
@@ -11,6 +13,7 @@ pub use line::Verdict;
 use super::express::Express;
 use super::{Neighbours, Pace};
 use crate::metrics::RUNS_ACCEPTED;
+use courtesy::Courtesy;
 use futures_util::FutureExt;
 use futures_util::future::join;
 use line::{Group, Line, Wish};
@@ -19,9 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use storage::store::{Accepted, Mark, NewRecord, WriteTurn};
+use storage::store::{Accepted, Door, Mark, NewRecord, WriteTurn};
 use storage::{Class, Store, StoreError};
-use tokio::runtime::Handle;
+use tokio::runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
@@ -84,10 +87,10 @@ impl Intake {
         express: Express,
         doorbell: Arc<Notify>,
         neighbours: Neighbours,
-        runtime: &Handle,
     ) -> std::io::Result<Intake> {
         let queue = || mpsc::channel(express.settings.now().intake_queue);
         let ((few, of_few), (many, of_many)) = (queue(), queue());
+        let courtesy = Arc::<Courtesy>::default();
         let intake = Intake { few, many, health: Arc::default(), arrivals: Arc::default() };
         for (door, queue) in [(Door::Few, of_few), (Door::Many, of_many)] {
             let counter = Counter {
@@ -97,12 +100,13 @@ impl Intake {
                 doorbell: doorbell.clone(),
                 neighbours: neighbours.clone(),
                 health: intake.health.clone(),
+                courtesy: courtesy.clone(),
                 arrivals: intake.arrivals.clone(),
             };
-            let runtime = runtime.clone();
-            // SQLite's thread says of each statement that it is done. Here that wakes this thread and nobody else; on
-            // the shared runtime it would wake a second one each time, to look for work that is not there.
-            thread::Builder::new().name(door.name().to_owned()).spawn(move || runtime.block_on(counter.work(queue)))?;
+            // The database's answer wakes this thread and nobody else. The shared runtime would be woken first to pass
+            // it on, and beside a flood each thread that is woken waits for a core.
+            let own = runtime::Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name(name(door).to_owned()).spawn(move || own.block_on(counter.work(queue)))?;
         }
         Ok(intake)
     }
@@ -132,28 +136,20 @@ impl Intake {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
-    Few,
-    Many,
+/// Of a door's thread.
+fn name(door: Door) -> &'static str {
+    match door {
+        Door::Few => "intake",
+        Door::Many => "intake-many",
+    }
 }
 
-impl Door {
-    /// Of its thread.
-    fn name(self) -> &'static str {
-        match self {
-            Door::Few => "intake",
-            Door::Many => "intake-many",
-        }
-    }
-
-    /// Rows that may go into one commit. All that stand at the door for few do: what each adds to a commit is less
-    /// than one of its own would be.
-    fn rows(self, line: &Line, pace: &Pace) -> usize {
-        match self {
-            Door::Few => pace.rows_for(line.runs()),
-            Door::Many => pace.rows(),
-        }
+/// Rows that may go into one commit. All that stand at the door for few do: what each adds to a commit is less than
+/// one of its own would be.
+fn rows(door: Door, line: &Line, pace: &Pace) -> usize {
+    match door {
+        Door::Few => pace.rows_for(line.runs()),
+        Door::Many => pace.rows(),
     }
 }
 
@@ -178,6 +174,7 @@ struct Counter {
     doorbell: Arc<Notify>,
     neighbours: Neighbours,
     health: Arc<StoreHealth>,
+    courtesy: Arc<Courtesy>,
     arrivals: Arc<Notify>,
 }
 
@@ -209,7 +206,7 @@ impl Counter {
             if line.is_empty() {
                 continue;
             }
-            let mut group = line.group(self.door.rows(&line, &pace), GROUP_BYTES);
+            let mut group = line.group(rows(self.door, &line, &pace), GROUP_BYTES);
             let (began, asked_at) = (now(), turn.asked_at);
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
@@ -219,12 +216,20 @@ impl Counter {
                 }
             };
             let (verdicts, ()) = join(commit, answer).await;
-            pace.took(group.records.len(), now().duration_since(began));
+            let span = now().duration_since(began);
+            pace.took(group.records.len(), span);
             let (verdicts, mark) = verdicts.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
                 (vec![Err(IntakeError::NoAnswer); group.records.len()], Mark::default())
             });
             committed = Some(Committed { group, verdicts, mark, asked_at });
+            let rest = self.rest(span);
+            if !rest.is_zero() {
+                if let Some(committed) = committed.take() {
+                    self.settle(&mut line, committed);
+                }
+                sleep(rest).await;
+            }
         }
     }
 
@@ -233,12 +238,24 @@ impl Counter {
         let Committed { group, mut verdicts, mark, asked_at } = committed;
         let told = catch_unwind(AssertUnwindSafe(|| {
             self.sync(mark, &mut verdicts);
-            self.health.took(now().duration_since(asked_at));
+            let (now, runs) = (now(), group.records.len());
+            self.health.took(now.duration_since(asked_at));
+            if self.door == Door::Few && runs <= FEW {
+                self.courtesy.few_took(now.duration_since(asked_at), now);
+            }
             self.taken(&group.records, &verdicts);
             line.settle(group, verdicts);
         }));
         if told.is_err() {
             error!("telling of runs that are taken in panicked; their senders are told to try again");
+        }
+    }
+
+    /// What a flood leaves to others after a commit that took so long.
+    fn rest(&self, span: Duration) -> Duration {
+        match self.door {
+            Door::Few => Duration::ZERO,
+            Door::Many => self.courtesy.rest(span, now()),
         }
     }
 
@@ -308,7 +325,7 @@ impl Counter {
 
     async fn accept(&self, turn: Turn, records: &[NewRecord]) -> Result<(Vec<Accepted>, Mark), IntakeError> {
         let answer = match turn.granted {
-            Ok(granted) => timeout(ANSWER_WITHIN, self.store.accept_in(granted, records)).await,
+            Ok(granted) => timeout(ANSWER_WITHIN, self.store.accept_in(self.door, granted, records)).await,
             Err(error) => {
                 self.health.failures.fetch_add(1, Ordering::Relaxed);
                 return Err(error);
@@ -359,6 +376,11 @@ impl Counter {
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "leaves time to others")]
+async fn sleep(span: Duration) {
+    tokio::time::sleep(span).await;
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long the store takes")]

@@ -154,20 +154,34 @@ WHERE idempotency.expires_at <= ";
 const HELD: &str = "-- held_key
 SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
 
+/// Through which of a node's doors runs come in. On PostgreSQL neither waits for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Few runs at once.
+    Few,
+    /// Many.
+    Many,
+}
+
 impl Store {
     /// Takes runs in, as `accept_in` does when it is its turn.
     pub async fn accept(&self, records: &[NewRecord]) -> Result<Vec<Accepted>, StoreError> {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        let (accepted, mark) = self.accept_in(self.write_turn().await?, records).await?;
+        let (accepted, mark) = self.accept_in(Door::Many, self.write_turn().await?, records).await?;
         self.synced(mark).await?;
         Ok(accepted)
     }
 
     /// Takes runs in; up to 1,500 of them are in one commit, all or none. The answers come in the order of the runs,
     /// and may be given once the mark is synced. A key that is taken twice among them counts for the first.
-    pub async fn accept_in(&self, turn: WriteTurn, records: &[NewRecord]) -> Result<(Vec<Accepted>, Mark), StoreError> {
+    pub async fn accept_in(
+        &self,
+        door: Door,
+        turn: WriteTurn,
+        records: &[NewRecord],
+    ) -> Result<(Vec<Accepted>, Mark), StoreError> {
         for record in records {
             record.refuse_nul()?;
         }
@@ -210,7 +224,7 @@ impl Store {
             Pools::Postgres { hot, .. } => {
                 let accept =
                     async |connection: &mut PgConnection| accept_postgres(connection, records, &keyed, node, now).await;
-                (hot.on(Hot::Accept, accept).await?, Mark::default())
+                (hot.on(Hot::Accept(door), accept).await?, Mark::default())
             }
         };
         reached(Failpoint::AcceptStored);

@@ -2,16 +2,18 @@
 //! what must never wait for a connection.
 //!
 //! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in there are two,
-//! because a few runs do not wait for many. A connection is not tested before every use and not rolled back after it,
+//! because a few runs do not wait for many. Whatever runtime a kind of work runs on hears the answers itself, because
+//! its connection was made there. A connection is not tested before every use and not rolled back after it,
 //! which would triple the round trips of a single statement: one whose use did not come to a good end is thrown away,
 //! and the next use makes a new one.
 
+use super::accept::Door;
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -19,7 +21,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// What a hot connection is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Hot {
-    Accept,
+    Accept(Door),
     Claim,
     Finish,
     /// Keeping this node's lease, which must not wait for anything else.
@@ -38,7 +40,8 @@ pub(super) struct HotConnections {
     options: PgConnectOptions,
     /// A connection that is older than the last of them is dead, or may be: it would fail the work that finds out.
     outages: AtomicU64,
-    accept: [Kept; 2],
+    accept_few: Kept,
+    accept_many: Kept,
     claim: Kept,
     finish: Kept,
     lease: Kept,
@@ -56,7 +59,8 @@ impl HotConnections {
         HotConnections {
             options,
             outages: AtomicU64::new(0),
-            accept: Default::default(),
+            accept_few: Kept::default(),
+            accept_many: Kept::default(),
             claim: Kept::default(),
             finish: Kept::default(),
             lease: Kept::default(),
@@ -66,24 +70,15 @@ impl HotConnections {
         }
     }
 
-    fn slots(&self, hot: Hot) -> &[Kept] {
-        let one = match hot {
-            Hot::Accept => return &self.accept,
+    fn slot(&self, hot: Hot) -> &Kept {
+        match hot {
+            Hot::Accept(Door::Few) => &self.accept_few,
+            Hot::Accept(Door::Many) => &self.accept_many,
             Hot::Claim => &self.claim,
             Hot::Finish => &self.finish,
             Hot::Lease => &self.lease,
             Hot::Probe => &self.probe,
             Hot::Ring => &self.ring,
-        };
-        std::slice::from_ref(one)
-    }
-
-    /// The place of a connection that is free, or else of the last one of its kind when that is.
-    async fn slot(&self, hot: Hot) -> MutexGuard<'_, Option<(u64, PgConnection)>> {
-        let slots = self.slots(hot);
-        match slots.iter().find_map(|slot| slot.try_lock().ok()) {
-            Some(free) => free,
-            None => slots[slots.len() - 1].lock().await,
         }
     }
 
@@ -103,7 +98,7 @@ impl HotConnections {
     where
         F: AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     {
-        let mut slot = self.slot(hot).await;
+        let mut slot = self.slot(hot).lock().await;
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Database(sqlx::Error::PoolClosed));
         }
@@ -122,8 +117,8 @@ impl HotConnections {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let [few, many] = &self.accept;
-        for slot in [few, many, &self.claim, &self.finish, &self.lease, &self.probe, &self.ring] {
+        let accept = [&self.accept_few, &self.accept_many];
+        for slot in accept.into_iter().chain([&self.claim, &self.finish, &self.lease, &self.probe, &self.ring]) {
             if let Some((_, connection)) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }

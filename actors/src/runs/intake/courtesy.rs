@@ -1,0 +1,88 @@
+//! How much of its time the door for many runs leaves to others. Pure.
+//!
+//! A flood that is written as fast as it can be keeps the cores busy that a single run's commit needs, here and at the
+//! database. Where single runs notice that, the flood rests after each commit, at most as long as that took; where there
+//! are cores enough for both, or nobody else comes, it never does.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long after a few runs more of them are expected.
+const EXPECTED_FOR: Duration = Duration::from_secs(1);
+/// Parts of a commit's time, in percent: what each slow commit of a few runs adds to the rest, and what each quick one
+/// takes from it. So one slow commit in six keeps it where it is.
+const MORE: u32 = 25;
+const LESS: u32 = 5;
+const MOST: u32 = 100;
+
+/// See the module's first lines.
+#[derive(Debug, Default)]
+pub(super) struct Courtesy(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What a commit of a few runs takes where nothing is in its way.
+    least: Option<Duration>,
+    latest: Option<Instant>,
+    rest: u32,
+}
+
+impl Courtesy {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns from a commit of a few runs. It was slow if it took more than twice of what it can take.
+    pub(super) fn few_took(&self, span: Duration, now: Instant) {
+        let mut state = self.state();
+        // Forgets slowly, so that a disk that has become slower is noticed.
+        let least = state.least.map_or(span, |least| span.min(least + least / 50));
+        state.least = Some(least);
+        state.latest = Some(now);
+        state.rest = if span > least * 2 { (state.rest + MORE).min(MOST) } else { state.rest.saturating_sub(LESS) };
+    }
+
+    /// How long to rest after a commit of many runs.
+    pub(super) fn rest(&self, span: Duration, now: Instant) -> Duration {
+        let mut state = self.state();
+        if state.latest.is_none_or(|latest| now.duration_since(latest) > EXPECTED_FOR) {
+            state.rest = 0;
+        }
+        span * state.rest / 100
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment to begin with")]
+mod tests {
+    use super::*;
+
+    const QUICK: Duration = Duration::from_millis(1);
+    const SLOW: Duration = Duration::from_millis(3);
+    const SPAN: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn a_flood_rests_only_while_others_notice_it() {
+        let (courtesy, now) = (Courtesy::default(), Instant::now());
+        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO, "nobody else is there");
+        courtesy.few_took(QUICK, now);
+        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO, "they do not notice");
+        courtesy.few_took(SLOW, now);
+        assert_eq!(courtesy.rest(SPAN, now), SPAN / 4);
+        (0..9).for_each(|_| courtesy.few_took(SLOW, now));
+        assert_eq!(courtesy.rest(SPAN, now), SPAN, "and no longer than it writes");
+        assert_eq!(courtesy.rest(SPAN, now + EXPECTED_FOR), SPAN);
+        assert_eq!(courtesy.rest(SPAN, now + EXPECTED_FOR + QUICK), Duration::ZERO, "they have gone");
+    }
+
+    #[test]
+    fn quick_commits_end_the_rest_and_a_slow_disk_is_nobodys_fault() {
+        let (courtesy, now) = (Courtesy::default(), Instant::now());
+        courtesy.few_took(QUICK, now);
+        courtesy.few_took(SLOW, now);
+        (0..5).for_each(|_| courtesy.few_took(QUICK, now));
+        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO);
+        (0..100).for_each(|_| courtesy.few_took(SLOW, now));
+        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO);
+    }
+}
