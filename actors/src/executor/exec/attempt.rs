@@ -37,7 +37,7 @@ pub(super) async fn carry(
     if let Some(asked) = *stop.borrow() {
         return asked.outcome();
     }
-    let (mut guard, mut control) = match start(&parts) {
+    let (mut guard, mut control) = match start(parts.clone()).await {
         Ok(started) => started,
         Err(error) => return not_started(&format!("cannot start the guard: {error}"), order::is_shortage(&error)),
     };
@@ -138,8 +138,14 @@ fn order(parts: &Parts, assignment: &Assignment) -> Result<Order, super::BadPayl
     })
 }
 
-/// Starts the guard in a process group of its own, with nothing of our environment.
-fn start(parts: &Parts) -> std::io::Result<(Child, UnixStream)> {
+/// Starts the guard on a thread for that: where the cores are busy its first moment takes long, and nothing else that
+/// this thread has to do waits for it. If nobody wants it any more, it finds its socket closed.
+async fn start(parts: Arc<Parts>) -> std::io::Result<(Child, UnixStream)> {
+    tokio::task::spawn_blocking(move || start_here(&parts)).await?
+}
+
+/// The same in a process group of its own, with nothing of our environment.
+fn start_here(parts: &Parts) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new(&parts.binary);
