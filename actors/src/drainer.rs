@@ -136,13 +136,14 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
     }
     while parts.may_claim() {
         // The settler rings when it has caught up.
-        let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(parts.settings.now().slots) };
+        let slots = parts.settings.now().slots;
+        let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(slots) };
         let mut free = wanted.min(memory.pace.rows());
         let mut waiting = waiting(parts);
         if free == 0 {
-            // There is enough here, but of others: an env that has nothing here does not wait for that.
-            waiting.retain(|place| !parts.queue.holds(place.basin.env()));
-            free = waiting.len().min(parts.queue.wants_late(parts.settings.now().slots));
+            // There is enough here, but of others: an env that is late does not wait for that.
+            waiting.retain(|place| parts.queue.is_late(place.basin.env(), slots));
+            free = waiting.len().min(parts.queue.wants_late(slots));
         }
         if free == 0 || waiting.is_empty() {
             return Ok(());

@@ -20,21 +20,22 @@ pub struct Express {
 impl Express {
     /// Marks those of some runs that go the short way, because nothing has to be counted for them and nothing
     /// else waits that would come first: as many as workers are free for while nothing waits at all, and beside
-    /// the flood of others a few of envs that have nothing here and of which nothing waits. That verdicts wait for
-    /// the store is the flood's doing too, and holds up no latecomer.
+    /// the flood of others a few of envs that are late and of which nothing waits. That verdicts wait for the store is
+    /// the flood's doing too, and holds up no latecomer.
     pub(super) fn mark(&self, records: &mut [NewRecord]) {
         if !self.gates.may_claim() {
             return;
         }
         let idle = self.lanes.is_empty() && !self.settler.is_behind();
-        let mut free = if idle { self.queue.wants(self.settings.now().slots) } else { 0 };
-        let mut late = self.queue.wants_late(self.settings.now().slots);
+        let slots = self.settings.now().slots;
+        let mut free = if idle { self.queue.wants(slots) } else { 0 };
+        let mut late = self.queue.wants_late(slots);
         for record in records {
             if free == 0 && late == 0 {
                 return;
             }
             let (first, left) = match free {
-                0 => (!(self.lanes.knows(&record.env) || self.queue.holds(&record.env)), &mut late),
+                0 => (!self.lanes.knows(&record.env) && self.queue.is_late(&record.env, slots), &mut late),
                 _ => (true, &mut free),
             };
             if first && self.may_pass(record) {

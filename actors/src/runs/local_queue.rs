@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 const AHEAD: Duration = Duration::from_millis(50);
 /// Most runs ahead per slot.
 const AHEAD_MAX: usize = 64;
-/// Envs without any run here of which one is taken at once beside a flood of short ones.
+/// Envs of which one run each is taken at once beside a flood of short ones.
 const LATECOMERS_MAX: usize = 32;
 
 /// A claimed run. Whoever lets it go without an end gives it back: it can be lost to no death of an actor.
@@ -169,9 +169,11 @@ impl LocalQueue {
         self.shelves().working()
     }
 
-    /// Whether an env has a run here, at work or before it.
-    pub fn holds(&self, env: &str) -> bool {
-        self.shelves().holds(env)
+    /// Whether an env is one of which a run is taken though there are enough of others: nothing of it waits here, and
+    /// nothing is at work, or where others wait anyway one, so that it has the next turn when that takes longer.
+    pub fn is_late(&self, env: &str, slots: usize) -> bool {
+        let runs = self.shelves();
+        !runs.waits(env) && runs.at_work(env) <= usize::from(self.has_ahead(&runs, slots))
     }
 
     /// Lets all go that no worker has begun; they are given back.
@@ -207,14 +209,19 @@ impl LocalQueue {
         }
     }
 
-    /// The same of envs without any run here, one of each, when no others are wanted: what takes no time goes past a
-    /// flood, and for the rest there are spare slots.
+    /// The same of envs that are late, one of each, when no others are wanted: what is short goes past a flood, and for
+    /// the rest there are spare slots.
     pub fn wants_late(&self, slots: usize) -> usize {
-        if self.ahead(slots) > 0 {
+        let runs = self.shelves();
+        if self.has_ahead(&runs, slots) {
             return LATECOMERS_MAX;
         }
-        let runs = self.shelves();
         self.idle().min(runs.spare(slots, now())).saturating_sub(runs.count())
+    }
+
+    /// Whether runs wait here for others of this node to end: because they are short, or were before they became long.
+    fn has_ahead(&self, runs: &Shelves, slots: usize) -> bool {
+        self.ahead(slots) > 0 || runs.count() > slots
     }
 }
 
@@ -256,9 +263,28 @@ mod tests {
         };
         let mut works = Box::pin(works);
         assert!((&mut works).now_or_never().is_none());
-        assert_eq!((queue.at_work(), queue.holds("acme/dev")), (1, true));
+        assert_eq!((queue.at_work(), queue.is_late("acme/dev", 1)), (1, false));
         drop(works);
-        assert_eq!((queue.at_work(), queue.holds("acme/dev")), (0, false));
+        assert_eq!((queue.at_work(), queue.is_late("acme/dev", 1)), (0, true));
+    }
+
+    #[test]
+    fn an_env_with_a_short_run_at_work_is_late_and_one_with_a_run_that_waits_is_not() {
+        let queue = LocalQueue::default();
+        queue.push([held("acme/dev", "run")]);
+        assert!(!queue.is_late("acme/dev", 1));
+        let at_work = queue.pop(1);
+        assert!(at_work.is_some() && !queue.is_late("acme/dev", 1), "it may be a long one");
+        assert_eq!(queue.wants_late(1), 0);
+        queue.push(["one", "two"].map(|run| held("flood/dev", run)));
+        assert!(queue.is_late("acme/dev", 1) && queue.wants_late(1) > 0, "its turn would come before the flood's");
+        queue.give_back();
+        queue.took(Duration::from_millis(1));
+        assert!(queue.is_late("acme/dev", 1));
+        queue.push([held("acme/dev", "another")]);
+        assert!(!queue.is_late("acme/dev", 2));
+        let another = queue.pop(2);
+        assert!(another.is_some() && !queue.is_late("acme/dev", 2), "it has more than one at work");
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Shelves {
         let turn = if slots.saturating_sub(self.working) > self.spare(slots, now) {
             0
         } else {
-            self.turns.iter().position(|env| !self.at_work.contains_key(env))?
+            self.turns.iter().position(|env| self.at_work(env) == 0)?
         };
         let env = self.turns.remove(turn)?;
         let shelf = self.by_env.get_mut(&env)?;
@@ -88,9 +88,13 @@ impl Shelves {
         if mixed && slots >= SPARE_FROM { (slots / SPARE_PART).max(1) } else { 0 }
     }
 
-    /// Whether an env has a run here, at work or before it.
-    pub(super) fn holds(&self, env: &str) -> bool {
-        self.by_env.contains_key(env) || self.at_work.contains_key(env)
+    pub(super) fn waits(&self, env: &str) -> bool {
+        self.by_env.contains_key(env)
+    }
+
+    /// Runs of an env that are carried out now.
+    pub(super) fn at_work(&self, env: &str) -> usize {
+        self.at_work.get(env).copied().unwrap_or(0)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -189,13 +193,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_env_is_held_until_its_last_run_has_ended() {
+    fn an_env_is_at_work_until_its_last_run_has_ended() {
         let now = Instant::now();
         let mut shelves = flooded(1, now);
-        assert_eq!((shelves.holds("flood"), shelves.holds("light")), (true, false));
+        assert_eq!((shelves.waits("flood"), shelves.at_work("flood"), shelves.waits("light")), (true, 0, false));
         drop(shelves.pop(1, now));
-        assert!(shelves.holds("flood") && shelves.take().is_empty());
+        assert_eq!((shelves.waits("flood"), shelves.at_work("flood")), (false, 1));
+        assert!(shelves.take().is_empty());
         shelves.end("flood");
-        assert!(!shelves.holds("flood"));
+        assert_eq!(shelves.at_work("flood"), 0);
     }
 }
