@@ -1,8 +1,13 @@
-//! Looks that cost the more the more others do: each takes at most one part in so many of the time.
+//! Looks that cost the more the more others do: each takes at most one part in so many of the time, and comes after ten
+//! seconds in any case.
 
 use super::runs::now;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Longest time that a look is put off: it may have taken long because the store was away, and who waits for what it would
+/// have found does not wait a hundred times as long.
+const LATEST: Duration = Duration::from_secs(10);
 
 /// When a look is worth its cost again.
 #[derive(Debug)]
@@ -50,7 +55,8 @@ impl Seldom {
     }
 
     fn took(&self, began: Instant, span: Duration) {
-        *self.next_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(began + span * self.part);
+        *self.next_at.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(began + span.saturating_mul(self.part).min(span + LATEST));
     }
 }
 
@@ -68,6 +74,17 @@ mod tests {
         assert_eq!(look().await, Ok(None));
         seldom.at_once();
         assert_eq!(look().await, Ok(Some(7)));
+    }
+
+    #[test]
+    fn a_look_through_an_outage_is_not_put_off_for_long() {
+        let (seldom, began) = (Seldom::one_in(100), now());
+        let next = |span| {
+            seldom.took(began, span);
+            seldom.next_at.lock().expect("nobody panicked").expect("there is a next one").duration_since(began)
+        };
+        assert_eq!(next(Duration::from_millis(47)), Duration::from_millis(4_700));
+        assert_eq!(next(Duration::from_secs(10)), Duration::from_secs(20));
     }
 
     #[tokio::test]
