@@ -189,9 +189,7 @@ impl Counter {
             let turn = match next {
                 Some(turn) => turn,
                 None => {
-                    if let Some(committed) = committed.take() {
-                        self.settle(&mut line, committed);
-                    }
+                    self.settle(&mut line, committed.take());
                     if line.is_empty() {
                         match queue.recv().await {
                             Some(wish) => line.push(wish),
@@ -210,11 +208,7 @@ impl Counter {
             let (began, asked_at) = (now(), turn.asked_at);
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
-            let answer = async {
-                if let Some(committed) = committed.take() {
-                    self.settle(&mut line, committed);
-                }
-            };
+            let answer = async { self.settle(&mut line, committed.take()) };
             let (verdicts, ()) = join(commit, answer).await;
             let span = now().duration_since(began);
             pace.took(group.records.len(), span);
@@ -225,17 +219,15 @@ impl Counter {
             committed = Some(Committed { group, verdicts, mark, asked_at });
             let rest = self.rest(span);
             if !rest.is_zero() {
-                if let Some(committed) = committed.take() {
-                    self.settle(&mut line, committed);
-                }
+                self.settle(&mut line, committed.take());
                 sleep(rest).await;
             }
         }
     }
 
-    /// Makes a group durable, and tells everybody who waits for it.
-    fn settle(&self, line: &mut Line, committed: Committed) {
-        let Committed { group, mut verdicts, mark, asked_at } = committed;
+    /// Makes a group durable, if one is committed, and tells everybody who waits for it.
+    fn settle(&self, line: &mut Line, committed: Option<Committed>) {
+        let Some(Committed { group, mut verdicts, mark, asked_at }) = committed else { return };
         let told = catch_unwind(AssertUnwindSafe(|| {
             self.sync(mark, &mut verdicts);
             let (now, runs) = (now(), group.records.len());
