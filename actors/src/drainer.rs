@@ -181,7 +181,7 @@ fn waiting(parts: &RunParts) -> Vec<Waiting> {
 async fn scan_if_due(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreError> {
     let began = now();
     let due = memory.scan_at.is_none_or(|at| began >= at);
-    if !parts.gates.look_anew.swap(false, Ordering::AcqRel) && !due {
+    if !parts.gates.takes_look_anew() && !due {
         return Ok(());
     }
     memory.buffer.moved_to.clear();

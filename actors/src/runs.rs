@@ -91,8 +91,8 @@ pub struct Gates {
     pub no_burials: AtomicBool,
     /// This node takes nothing on any more: somebody asked it to drain. Shared with the actors of batches.
     pub draining: Arc<AtomicBool>,
-    /// Other nodes may have made something ready that nobody here knows of.
-    pub look_anew: AtomicBool,
+    /// Something may be ready that nobody here knows of.
+    look_anew: AtomicBool,
     /// `(env, queue)` pairs that are paused, as this node knows them.
     paused: RwLock<HashSet<(String, String)>>,
 }
@@ -100,6 +100,16 @@ pub struct Gates {
 impl Gates {
     pub fn may_claim(&self) -> bool {
         !self.no_claims.load(Ordering::Acquire) && !self.cut_off.load(Ordering::Acquire)
+    }
+
+    /// Something may be ready that nobody here knows of.
+    pub fn look_anew(&self) {
+        self.look_anew.store(true, Ordering::Release);
+    }
+
+    /// Whether that was said since it was last asked.
+    pub(crate) fn takes_look_anew(&self) -> bool {
+        self.look_anew.swap(false, Ordering::AcqRel)
     }
 
     pub fn is_paused(&self, env: &str, queue: &str) -> bool {

@@ -301,6 +301,8 @@ def cpu_drain(kind, cluster, folder, args, figures):
 
 
 def latency(kind, cluster, folder, args, figures):
+    # What the parts before have left to write is not load of this one.
+    os.sync()
     store = Store(kind, cluster, folder)
     server = Server(store)
     seen, arrived = {}, threading.Condition()
@@ -323,7 +325,7 @@ def latency(kind, cluster, folder, args, figures):
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     body = json.dumps({"task": "noop", "payload": json.loads(PAYLOAD)})
     spans = []
-    for index in range(330):
+    for index in range(1_030):
         time.sleep(0.01)
         began = time.perf_counter()
         connection.request("POST", "/api/v1/runs", body, {"Content-Type": "application/json"})

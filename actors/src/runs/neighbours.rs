@@ -241,7 +241,7 @@ fn look_anew(parts: &RunParts) {
     if let Some(news) = &parts.neighbours.news {
         news.followers.miss();
     }
-    parts.gates.look_anew.store(true, Ordering::Release);
+    parts.gates.look_anew();
     parts.doorbell.notify_one();
     parts.intake.announce();
 }

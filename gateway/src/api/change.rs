@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use storage::model::{RunState, Timestamp};
 use storage::store::{Cancelled, Idempotency, NewRecord, Patch, Patched, RunRecord};
 
-/// `PATCH /runs/{id}`: tags, metadata, priority, not_before.
+/// `PATCH /runs/{id}`: tags, metadata, priority, not_before; a delayed run without one may start at once.
 pub async fn patch(
     api: web::Data<Api>,
     caller: Caller,
@@ -28,9 +28,11 @@ pub async fn patch(
     let body = api.body(payload, &request).await?;
     let id = run_id(&id)?;
     let mut fields = Fields::parse(&body)?;
-    let not_before = fields.timestamp("not_before");
     let now = api.now();
+    let at_once = fields.is_null("not_before");
+    let not_before = if at_once { Some(now) } else { fields.timestamp("not_before") };
     match not_before {
+        _ if at_once => {}
         Some(time) if time <= now => fields.refuse_field("not_before", "range", "must be in the future"),
         Some(time) if time > now + YEAR => {
             fields.refuse_field("not_before", "range", "must be within a year from now");
@@ -64,6 +66,10 @@ pub async fn patch(
     let patched = api.store(move |runs| async move { runs.store.patch_run(&env, &run, version, &patch).await }).await?;
     match patched {
         Patched::Done { .. } => {
+            if at_once {
+                api.runs.gates.look_anew();
+                api.runs.doorbell.notify_one();
+            }
             let record = find(&api, caller.env.as_str(), id.as_str()).await?;
             Ok(HttpResponse::Ok().insert_header((header::ETAG, etag(&record))).json(RunView::of(&record)))
         }

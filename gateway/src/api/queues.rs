@@ -7,7 +7,7 @@ use crate::http::problem::Problem;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use storage::model::Timestamp;
-use storage::store::QueueRow;
+use storage::store::{InJobs, QueueRow};
 
 #[derive(Serialize)]
 struct TaskView<'a> {
@@ -71,10 +71,20 @@ fn view<'a>(api: &Api, row: &'a QueueRow, now: Timestamp) -> QueueView<'a> {
     }
 }
 
+/// A queue that is configured is there before a run names it.
+fn with_configured<'a>(mut rows: Vec<QueueRow>, names: impl Iterator<Item = &'a String>) -> Vec<QueueRow> {
+    let in_jobs = rows.iter().all(|row| row.in_jobs.is_some()).then(InJobs::default);
+    let unused: Vec<&String> = names.filter(|name| rows.iter().all(|row| row.name != **name)).collect();
+    rows.extend(unused.into_iter().map(|name| QueueRow { name: name.clone(), in_jobs, ..QueueRow::default() }));
+    rows.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    rows
+}
+
 /// `GET /queues`
 pub async fn list(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     caller.needs(Scope::RunsRead)?;
     let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
+    let rows = with_configured(rows, api.runs.settings.now().queues.keys());
     let now = api.now();
     Ok(HttpResponse::Ok().json(Page::whole(rows.iter().map(|row| view(&api, row, now)).collect())))
 }
@@ -124,4 +134,19 @@ async fn set(api: &Api, caller: Caller, queue: String, since: Option<Timestamp>)
     let rows = api.store(move |runs| async move { runs.store.queues(caller.env.as_str()).await }).await?;
     let row = rows.into_iter().find(|row| row.name == queue).unwrap_or_default();
     Ok(HttpResponse::Ok().json(view(api, &row, api.now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_that_are_configured_are_listed_by_name_with_those_in_use() {
+        let used = |name: &str| QueueRow { name: name.to_owned(), queued: 3, ..QueueRow::default() };
+        let names = ["mail".to_owned(), "slow".to_owned()];
+        let rows = with_configured(vec![used("slow"), used("video")], names.iter());
+        let listed: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.queued, row.in_jobs)).collect();
+        assert_eq!(listed, [("mail", 0, None), ("slow", 3, None), ("video", 3, None)]);
+        assert_eq!(with_configured(Vec::new(), names.iter())[0].in_jobs, Some(InJobs { queued: 0, running: 0 }));
+    }
 }

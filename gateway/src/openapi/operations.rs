@@ -269,7 +269,7 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/queues",
         id: "queues_list",
         tag: "queues",
-        summary: "The queues that hold something or were paused",
+        summary: "The queues that are configured, hold something or were paused",
         description: "",
         scope: "runs:read",
         parameters: &[],

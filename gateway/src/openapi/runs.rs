@@ -93,7 +93,11 @@ pub fn run_patch() -> Value {
             "tags": tags(),
             "metadata": metadata(),
             "priority": priority(),
-            "not_before": { "type": "string", "format": "date-time", "description": "In the future." },
+            "not_before": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "In the future; null lets a run that waits for its time start at once.",
+            },
         }),
     )
 }

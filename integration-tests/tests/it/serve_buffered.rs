@@ -314,6 +314,41 @@ fn serve_accept_time_orders_and_expires_buffered_runs_on_postgres() {
     order_and_expiry(Database::Postgres);
 }
 
+/// Its time is taken from a run that waits for it.
+fn at_once(database: Database) {
+    let delayed = json!({"task": "noop", "delay_seconds": 86_400});
+    let mut server = straight(database).start();
+    let mut client = server.client();
+    let run = client.run(&delayed);
+    assert_eq!(client.read(&run)["status"], "delayed");
+    let moved = client.patch(&format!("/runs/{run}"), &json!({"not_before": null})).is(200);
+    assert!(moved.field("not_before") < (SystemClock.now() + Duration::from_secs(60)).to_string(), "{moved:?}");
+    eventually("it is carried out", || client.read(&run)["status"] == "succeeded");
+    client.patch(&format!("/runs/{run}"), &json!({"not_before": null})).is_problem(409, "conflict");
+    server.stop();
+
+    let mut server = holding(database).start();
+    let mut client = server.client();
+    let run = client.run(&delayed);
+    client.patch(&format!("/runs/{run}"), &json!({"not_before": null})).is(200);
+    assert_eq!(client.read(&run)["status"], "buffered", "the buffer keeps it as it keeps others");
+    server.stop();
+    server.change("TIDEGATE_BUFFER__DRAINER_ENABLED", "true");
+    server.again();
+    eventually("it is carried out", || client.read(&run)["status"] == "succeeded");
+    server.stop();
+}
+
+#[test]
+fn serve_a_delayed_run_starts_once_its_time_is_taken_from_it_on_sqlite() {
+    at_once(Database::Sqlite);
+}
+
+#[test]
+fn serve_a_delayed_run_starts_once_its_time_is_taken_from_it_on_postgres() {
+    at_once(Database::Postgres);
+}
+
 fn quota_and_parked(database: Database) {
     let mut server = holding(database).set("limits.max_waiting", 6).start();
     let mut client = server.client().in_env("acme/dev");
