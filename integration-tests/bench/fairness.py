@@ -7,14 +7,11 @@ A client's view in microseconds, where the stamps of runs are whole milliseconds
 way, and what the clients themselves take of the cores. TIDEGATE_BIN names the release binary.
 """
 
-import http.client
-import json
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import serve
@@ -35,36 +32,12 @@ while left:
 """
 
 
-def follow(port, env, seen, arrived):
-    stream = http.client.HTTPConnection("127.0.0.1", port)
-    stream.request("GET", "/api/v1/events", headers={"X-Tidegate-Env": env})
-    answer = stream.getresponse()
-
-    def read():
-        for line in answer:
-            if line.startswith(b'data: {"id":"run_'):
-                with arrived:
-                    seen[line[13:43].decode()] = time.perf_counter()
-                    arrived.notify_all()
-
-    threading.Thread(target=read, daemon=True).start()
-
-
 def trickle(port, env, runs=100):
     """One run every 100 ms; milliseconds that each took, the shortest first."""
-    seen, arrived, spans = {}, threading.Condition(), []
-    follow(port, env, seen, arrived)
-    connection = http.client.HTTPConnection("127.0.0.1", port)
+    client, spans = serve.Submitter(port, env), []
     for _ in range(runs):
-        began = time.perf_counter()
-        connection.request("POST", "/api/v1/runs", '{"task":"noop"}',
-                           {"Content-Type": "application/json", "X-Tidegate-Env": env})
-        run = json.loads(connection.getresponse().read())["id"]
-        with arrived:
-            if not arrived.wait_for(lambda: run in seen, 30):
-                raise SystemExit(f"{run} was not seen to finish")
-        spans.append((seen[run] - began) * 1000)
-        time.sleep(max(0.0, 0.1 - (time.perf_counter() - began)))
+        spans.append(client.submit('{"task":"noop"}'))
+        time.sleep(max(0.0, 0.1 - spans[-1] / 1000))
     return sorted(spans)
 
 

@@ -306,41 +306,51 @@ def cpu_drain(kind, cluster, folder, args, figures):
     server.stop()
 
 
+class Submitter:
+    """Submits runs of an env one by one, and sees them finish in its stream of events."""
+
+    def __init__(self, port, env="default/dev"):
+        self.env, self.seen, self.arrived = env, {}, threading.Condition()
+        stream = http.client.HTTPConnection("127.0.0.1", port)
+        stream.request("GET", "/api/v1/events", headers={"X-Tidegate-Env": env})
+        threading.Thread(target=self.follow, args=(stream.getresponse(),), daemon=True).start()
+        self.connection = http.client.HTTPConnection("127.0.0.1", port)
+        self.connection.connect()
+        self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def follow(self, stream):
+        for line in stream:
+            if line.startswith(b'data: {"id":"run_'):
+                now = time.perf_counter()
+                with self.arrived:
+                    self.seen[line[13:43].decode()] = now
+                    self.arrived.notify_all()
+
+    def submit(self, body):
+        """Milliseconds until it is seen to finish."""
+        began = time.perf_counter()
+        self.connection.request("POST", "/api/v1/runs", body,
+                                {"Content-Type": "application/json", "X-Tidegate-Env": self.env})
+        run = json.loads(self.connection.getresponse().read())["id"]
+        with self.arrived:
+            if not self.arrived.wait_for(lambda: run in self.seen, 30):
+                raise SystemExit(f"{run} was not seen to finish")
+        return (self.seen[run] - began) * 1000
+
+
 def latency(kind, cluster, folder, args, figures):
     # What the parts before have left to write is not load of this one.
     os.sync()
     store = Store(kind, cluster, folder)
     server = Server(store)
-    seen, arrived = {}, threading.Condition()
-
-    def follow():
-        stream = http.client.HTTPConnection("127.0.0.1", server.port)
-        stream.request("GET", "/api/v1/events")
-        answer = stream.getresponse()
-        for line in answer:
-            if line.startswith(b"data: {\"id\":\"run_"):
-                now = time.perf_counter()
-                with arrived:
-                    seen[line[13:43].decode()] = now
-                    arrived.notify_all()
-
-    threading.Thread(target=follow, daemon=True).start()
-    time.sleep(0.3)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client = Submitter(server.port)
     body = json.dumps({"task": "noop", "payload": json.loads(PAYLOAD)})
     spans = []
     for index in range(1_030):
         time.sleep(0.01)
-        began = time.perf_counter()
-        connection.request("POST", "/api/v1/runs", body, {"Content-Type": "application/json"})
-        run = json.loads(connection.getresponse().read())["id"]
-        with arrived:
-            if not arrived.wait_for(lambda: run in seen, 5):
-                raise SystemExit(f"{run} was not seen to finish")
+        span = client.submit(body)
         if index >= 30:
-            spans.append((seen[run] - began) * 1000)
+            spans.append(span)
     spans.sort()
     # A disk is not as fast at any two moments: two of its commits follow each other in each span.
     row = 1000 / rate_of_pgbench(cluster, 1, clients=1)
