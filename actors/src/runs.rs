@@ -16,6 +16,7 @@ mod settings;
 mod pace;
 mod under_way;
 mod replay;
+mod turns;
 mod waits;
 
 pub use breaker::Breaker;

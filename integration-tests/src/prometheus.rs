@@ -4,13 +4,14 @@ use crate::eventually::eventually;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// Prometheus as a process of its own, which ends with this value.
 pub struct Prometheus {
     process: Child,
     addr: SocketAddr,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// The rules with their spans as short as a test can wait for; what each alert is about stays.
@@ -31,6 +32,16 @@ fn in_a_hurry(rules: &str, limits: &[(&str, &str)]) -> String {
     text
 }
 
+/// One that begins with the files of a folder, and where it will be found. It cannot be told to take a free port and
+/// say which.
+fn begun(dir: &Path) -> (Child, SocketAddr) {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut command = Command::new("prometheus");
+    command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"]);
+    command.arg(format!("--web.listen-address={free}")).current_dir(dir).stdin(Stdio::null());
+    (command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("prometheus is installed"), free)
+}
+
 impl Prometheus {
     /// Scrapes these ops ports five times a second; returns once it has scraped all of them. `limits` are replaced in the
     /// rules.
@@ -44,15 +55,16 @@ impl Prometheus {
         );
         std::fs::write(dir.path().join("prometheus.yml"), config).expect("the configuration");
         std::fs::write(dir.path().join("rules.yaml"), in_a_hurry(rules, limits)).expect("the rules");
-        // It cannot be told to take a free port and say which.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let mut command = Command::new("prometheus");
-        command.args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"]);
-        command.arg(format!("--web.listen-address={free}")).current_dir(dir.path()).stdin(Stdio::null());
-        let process = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("prometheus is installed");
-        let prometheus = Prometheus { process, addr: free, _dir: dir };
+        let (process, addr) = begun(dir.path());
+        let mut prometheus = Prometheus { process, addr, dir };
         // It begins some seconds after it has evaluated its rules for the first time.
-        eventually("all servers are scraped", || prometheus.up() == count);
+        eventually("all servers are scraped", || {
+            // Somebody has taken its port before it did.
+            if prometheus.process.try_wait().expect("its state").is_some() {
+                (prometheus.process, prometheus.addr) = begun(prometheus.dir.path());
+            }
+            prometheus.up() == count
+        });
         prometheus
     }
 

@@ -49,7 +49,7 @@ impl Held {
 
     fn settle(&mut self, ending: Ending, code: Option<String>, reason: Option<String>, output: Option<String>) {
         let Some(settler) = self.settler.take() else { return };
-        settler.settle(RunVerdict {
+        let verdict = RunVerdict {
             run: self.leased.run.clone(),
             epoch: self.leased.epoch,
             ending,
@@ -57,7 +57,8 @@ impl Held {
             reason,
             output,
             started_at: self.started_at,
-        });
+        };
+        settler.settle(self.leased.env.clone(), verdict);
     }
 
     /// The end that an order to stop asks for.

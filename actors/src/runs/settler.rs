@@ -1,10 +1,13 @@
-//! Ends attempts in groups: what has been queued while one commit ran goes into the next one.
+//! Ends attempts in groups: what has been queued while one commit ran goes into the next one, as far as there is room.
+//! Envs take turns for it, so that the end of one's run does not wait until all of another's flood is written.
 
+use super::turns::Turns;
 use super::{LaneIndex, Pace};
 use crate::backoff::Backoff;
 use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
 use dashmap::DashMap;
 use futures_util::FutureExt;
+use std::iter;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,10 +33,13 @@ pub struct Settled {
     pub state: RunState,
 }
 
+/// A verdict, and the env whose turn it waits for.
+type Ended = (String, RunVerdict);
+
 /// The door through which attempts end.
 #[derive(Debug, Clone)]
 pub struct Settler {
-    verdicts: mpsc::UnboundedSender<RunVerdict>,
+    verdicts: mpsc::UnboundedSender<Ended>,
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
     /// Attempts that this node knows to be its own, by run.
@@ -52,10 +58,10 @@ impl Settler {
         settler
     }
 
-    /// Takes a verdict; it is durable some moments later, and kept until then whatever the store does.
-    pub fn settle(&self, verdict: RunVerdict) {
+    /// Takes a verdict on a run of an env; it is durable some moments later, and kept until then whatever the store does.
+    pub fn settle(&self, env: String, verdict: RunVerdict) {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        if self.verdicts.send(verdict).is_err() {
+        if self.verdicts.send((env, verdict)).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -108,17 +114,19 @@ struct Desk {
 }
 
 impl Desk {
-    async fn work(self, mut queue: mpsc::UnboundedReceiver<RunVerdict>) {
-        let (mut group, mut pace) = (Vec::new(), Pace::default());
-        while let Some(verdict) = queue.recv().await {
-            group.push(verdict);
+    async fn work(self, mut queue: mpsc::UnboundedReceiver<Ended>) {
+        let (mut waiting, mut pace) = (Turns::default(), Pace::default());
+        loop {
+            if waiting.len() == 0 {
+                let Some((env, verdict)) = queue.recv().await else { return };
+                waiting.push(&env, verdict);
+            }
             // Where that fails, settling asks for it again and waits until the store answers.
             let turn = self.store.write_turn().await.ok();
-            while group.len() < pace.rows()
-                && let Ok(verdict) = queue.try_recv()
-            {
-                group.push(verdict);
+            while let Ok((env, verdict)) = queue.try_recv() {
+                waiting.push(&env, verdict);
             }
+            let group: Vec<RunVerdict> = iter::from_fn(|| waiting.next()).take(pace.rows()).collect();
             let began = now();
             // A panic must not take the verdicts behind it along.
             let settled = AssertUnwindSafe(self.settle(turn, &group)).catch_unwind().await;
@@ -127,7 +135,7 @@ impl Desk {
                 error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
             }
             self.pending.fetch_sub(group.len(), Ordering::AcqRel);
-            for verdict in group.drain(..) {
+            for verdict in group {
                 self.held.remove_if(&verdict.run, |_, epoch| *epoch == verdict.epoch);
             }
             // A place under a cap may have become free.

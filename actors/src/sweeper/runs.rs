@@ -56,12 +56,13 @@ pub async fn expire(parts: &RunParts) -> Result<u64, StoreError> {
 async fn give_back_unknown(parts: &RunParts) -> Result<(), StoreError> {
     let store = &parts.store;
     let own = parts.looks.own.look(store.own_leases(store.now() - ANSWERED_WITHIN, PASS)).await?;
-    for (run, epoch) in own.unwrap_or_default() {
+    for (env, run, epoch) in own.unwrap_or_default() {
         if !parts.settler.knows(&run, epoch) {
             warn!(run.id = %run, lease.epoch = %epoch, "leased by a commit whose answer was lost; giving it back");
             let reason = Some("leased by a commit whose answer was lost".to_owned());
             let (ending, code) = (Ending::Declined, Some("unanswered".to_owned()));
-            parts.settler.settle(RunVerdict { run, epoch, ending, code, reason, output: None, started_at: None });
+            let verdict = RunVerdict { run, epoch, ending, code, reason, output: None, started_at: None };
+            parts.settler.settle(env, verdict);
         }
     }
     Ok(())

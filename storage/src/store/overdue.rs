@@ -13,12 +13,12 @@ const LAPSED_PULLS: &str = "-- lapsed_pulls
 SELECT run_id, epoch FROM leases WHERE lease_until < $1 ORDER BY lease_until LIMIT $2";
 
 const OWN_LEASES: &str = "-- own_leases
-SELECT run_id, epoch FROM leases WHERE holder = $1 AND token IS NULL AND leased_at < $2 LIMIT $3";
+SELECT env, run_id, epoch FROM leases WHERE holder = $1 AND token IS NULL AND leased_at < $2 LIMIT $3";
 
 impl Store {
-    /// Attempts that this node has leased before a time and not ended, at most `limit`.
-    pub async fn own_leases(&self, before: Timestamp, limit: i64) -> Result<Vec<(RunId, Epoch)>, StoreError> {
-        let found: Vec<(String, i64)> = on_pool!(self, |pool| {
+    /// Attempts that this node has leased before a time and not ended, with their envs, at most `limit`.
+    pub async fn own_leases(&self, before: Timestamp, limit: i64) -> Result<Vec<(String, RunId, Epoch)>, StoreError> {
+        let found: Vec<(String, String, i64)> = on_pool!(self, |pool| {
             sqlx::query_as(OWN_LEASES)
                 .bind(self.node().as_str())
                 .bind(before.millis())
@@ -26,7 +26,7 @@ impl Store {
                 .fetch_all(pool)
                 .await?
         });
-        Ok(found.into_iter().map(|(run, epoch)| (RunId::from_text(run), Epoch::from_number(epoch))).collect())
+        Ok(found.into_iter().map(|(env, run, epoch)| (env, RunId::from_text(run), Epoch::from_number(epoch))).collect())
     }
 
     /// Settles attempts as lost whose carrier is gone, at most `limit` of each kind.

@@ -54,7 +54,7 @@ on_both! {
             assert_eq!(store.places(&record.id).await, ["leases"]);
             let own = store.own_leases(at(1), 99).await.unwrap();
             let lease = record.lease();
-            assert!(own.contains(&(lease.run.clone(), lease.epoch)), "{own:?}");
+            assert!(own.contains(&(ENV.to_owned(), lease.run.clone(), lease.epoch)), "{own:?}");
             let read = store.run_record(ENV, &record.id).await.unwrap().unwrap();
             assert_eq!((read.state, read.attempts, read.epoch), (RunState::Running, 1, lease.epoch));
         }

@@ -3,8 +3,9 @@
 //! Where runs take long, turns alone would let an env wait until one of another's ends. So where several envs are
 //! served, a few slots are spare: kept for envs that have nothing at work. An env that is alone has them all.
 
+use super::super::turns::Turns;
 use super::Held;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// One slot in so many is spare, and at least one where there are enough to have one.
@@ -13,12 +14,10 @@ const SPARE_FROM: usize = 8;
 /// How long after runs of several envs came their like is expected.
 const MIXED_FOR: Duration = Duration::from_secs(60);
 
-/// The runs by env, the envs in the order of their turns, and what is at work.
+/// The runs that wait, and what is at work.
 #[derive(Debug, Default)]
 pub(super) struct Shelves {
-    by_env: HashMap<String, VecDeque<Held>>,
-    turns: VecDeque<String>,
-    count: usize,
+    waiting: Turns<Held>,
     at_work: HashMap<String, usize>,
     working: usize,
     latest_env: String,
@@ -28,41 +27,20 @@ pub(super) struct Shelves {
 
 impl Shelves {
     pub(super) fn push(&mut self, held: Held, now: Instant) {
-        self.count += 1;
         if self.latest_env != held.leased.env {
             self.mixed_at = Some(now).filter(|_| !self.latest_env.is_empty());
             self.latest_env.clone_from(&held.leased.env);
         }
-        match self.by_env.get_mut(&held.leased.env) {
-            Some(shelf) => shelf.push_back(held),
-            None => {
-                let env = held.leased.env.clone();
-                self.turns.push_back(env.clone());
-                self.by_env.insert(env, VecDeque::from([held]));
-            }
-        }
+        self.waiting.push(&held.leased.env.clone(), held);
     }
 
     /// The next run for a worker that is one of `slots`; it is at work from now on.
     pub(super) fn pop(&mut self, slots: usize, now: Instant) -> Option<Held> {
-        let turn = if slots.saturating_sub(self.working) > self.spare(slots, now) {
-            0
+        let held = if slots.saturating_sub(self.working) > self.spare(slots, now) {
+            self.waiting.next()?
         } else {
-            self.turns.iter().position(|env| self.at_work(env) == 0)?
+            self.waiting.next_where(|env| !self.at_work.contains_key(env))?
         };
-        let env = self.turns.remove(turn)?;
-        let shelf = self.by_env.get_mut(&env)?;
-        let held = shelf.pop_front();
-        if shelf.is_empty() {
-            self.by_env.remove(&env);
-        } else {
-            self.turns.push_back(env);
-        }
-        self.begin(held?)
-    }
-
-    fn begin(&mut self, held: Held) -> Option<Held> {
-        self.count -= 1;
         self.working += 1;
         match self.at_work.get_mut(&held.leased.env) {
             Some(runs) => *runs += 1,
@@ -89,7 +67,7 @@ impl Shelves {
     }
 
     pub(super) fn waits(&self, env: &str) -> bool {
-        self.by_env.contains_key(env)
+        self.waiting.has(env)
     }
 
     /// Runs of an env that are carried out now.
@@ -98,7 +76,7 @@ impl Shelves {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.waiting.len()
     }
 
     pub(super) fn working(&self) -> usize {
@@ -107,9 +85,7 @@ impl Shelves {
 
     /// All that is not at work.
     pub(super) fn take(&mut self) -> Vec<Held> {
-        self.turns.clear();
-        self.count = 0;
-        std::mem::take(&mut self.by_env).into_values().flatten().collect()
+        self.waiting.take()
     }
 }
 
