@@ -29,8 +29,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-/// Runs of a request, or of a whole group, that do not have to wait for others.
-const FEW: usize = 16;
 /// Payload bytes in one commit.
 const GROUP_BYTES: usize = 2 * 1024 * 1024;
 /// A commit that takes longer than this counts as no answer.
@@ -130,7 +128,10 @@ impl Intake {
     /// whole, when too many requests wait.
     pub async fn take(&self, records: Vec<NewRecord>) -> Result<Vec<Verdict>, IntakeError> {
         let (answer, answered) = oneshot::channel();
-        let door = if records.len() <= FEW { &self.few } else { &self.many };
+        let door = match Door::of(records.len()) {
+            Door::Few => &self.few,
+            Door::Many => &self.many,
+        };
         door.try_send(Wish::new(records, answer)).map_err(|_| IntakeError::Full)?;
         answered.await.map_err(|_| IntakeError::NoAnswer)
     }
@@ -232,7 +233,7 @@ impl Counter {
             self.sync(mark, &mut verdicts);
             let (now, runs) = (now(), group.records.len());
             self.health.took(now.duration_since(asked_at));
-            if self.door == Door::Few && runs <= FEW {
+            if self.door == Door::Few && runs <= Door::FEW {
                 self.courtesy.few_took(now.duration_since(asked_at), now);
             }
             self.taken(&group.records, &verdicts);
@@ -296,7 +297,7 @@ impl Counter {
     /// have left to write: each of these still comes to its turn between two such commits.
     async fn turn(&self, runs: usize) -> Turn {
         match self.door {
-            Door::Few if runs <= FEW => Self::granted(self.store.write_turn_first()).await,
+            Door::Few if runs <= Door::FEW => Self::granted(self.store.write_turn_first()).await,
             Door::Few | Door::Many => Self::granted(self.store.write_turn()).await,
         }
     }

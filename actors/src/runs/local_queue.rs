@@ -33,7 +33,7 @@ pub struct Held {
 
 impl Held {
     pub fn new(leased: Leased, brief: Brief, claimed_at: Timestamp, settler: Settler) -> Held {
-        settler.holds(&leased.run, leased.epoch);
+        settler.holds(&leased.env, &leased.run, leased.epoch);
         Held { leased, brief, claimed_at, started_at: None, settler: Some(settler) }
     }
 

@@ -1,19 +1,24 @@
-//! Ends attempts in groups: what has been queued while one commit ran goes into the next one, as far as there is room.
-//! Envs take turns for it, so that the end of one's run does not wait until all of another's flood is written.
+//! Ends attempts in groups: what has been queued while one commit ran goes into the next one.
+//!
+//! There are two desks, as there are two doors for runs that come in: one for envs of which few are in hand, and one for
+//! those that have many. So the end of a single run does not wait for a flood's ends, but at most for what is being
+//! written at that moment. At each of them envs take turns.
+
+mod hand;
 
 use super::turns::Turns;
 use super::{LaneIndex, Pace};
 use crate::backoff::Backoff;
 use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
-use dashmap::DashMap;
 use futures_util::FutureExt;
+use hand::Hand;
 use std::iter;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use storage::model::{Epoch, RunId, RunState};
-use storage::store::{Finished, RunVerdict, WriteTurn};
+use storage::store::{Door, Finished, RunVerdict, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -39,47 +44,54 @@ type Ended = (String, RunVerdict);
 /// The door through which attempts end.
 #[derive(Debug, Clone)]
 pub struct Settler {
-    verdicts: mpsc::UnboundedSender<Ended>,
+    few: mpsc::UnboundedSender<Ended>,
+    many: mpsc::UnboundedSender<Ended>,
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
-    /// Attempts that this node knows to be its own, by run.
-    held: Arc<DashMap<RunId, Epoch>>,
+    hand: Arc<Hand>,
 }
 
 impl Settler {
     pub(super) fn start(store: Store, lanes: Arc<LaneIndex>, doorbell: Arc<Notify>, runtime: &Handle) -> Settler {
         // Not bounded here: nothing is claimed while this is behind, and what is in hand may always end.
-        let (verdicts, queue) = mpsc::unbounded_channel();
+        let ((few, of_few), (many, of_many)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let (news, _) = broadcast::channel(NEWS);
-        let settler = Settler { verdicts, news: news.clone(), pending: Arc::default(), held: Arc::default() };
-        let (pending, held) = (settler.pending.clone(), settler.held.clone());
-        let desk = Desk { store, lanes, doorbell, news, pending, held };
-        runtime.spawn(desk.work(queue));
+        let settler = Settler { few, many, news: news.clone(), pending: Arc::default(), hand: Arc::default() };
+        for (door, queue) in [(Door::Few, of_few), (Door::Many, of_many)] {
+            let (lanes, doorbell, news) = (lanes.clone(), doorbell.clone(), news.clone());
+            let (store, pending, hand) = (store.clone(), settler.pending.clone(), settler.hand.clone());
+            let desk = Desk { door, store, lanes, doorbell, news, pending, hand };
+            runtime.spawn(desk.work(queue));
+        }
         settler
     }
 
     /// Takes a verdict on a run of an env; it is durable some moments later, and kept until then whatever the store does.
     pub fn settle(&self, env: String, verdict: RunVerdict) {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        if self.verdicts.send((env, verdict)).is_err() {
+        let desk = match Door::of(self.hand.of(&env)) {
+            Door::Few => &self.few,
+            Door::Many => &self.many,
+        };
+        if desk.send((env, verdict)).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
     /// Notes an attempt that this node holds from now on, until its verdict is durable.
-    pub(super) fn holds(&self, run: &RunId, epoch: Epoch) {
-        self.held.insert(run.clone(), epoch);
+    pub(super) fn holds(&self, env: &str, run: &RunId, epoch: Epoch) {
+        self.hand.take(env, run, epoch);
     }
 
     /// Whether an attempt is known here. One that is not, though this node leases it, was leased by a commit
     /// whose answer was lost.
     pub fn knows(&self, run: &RunId, epoch: Epoch) -> bool {
-        self.held.get(run).is_some_and(|held| *held == epoch)
+        self.hand.has(run, epoch)
     }
 
     /// Whether there is an attempt that this node has to bring to its end, or whose end is not durable yet.
     pub fn has_attempts(&self) -> bool {
-        !self.held.is_empty() || self.pending() > 0
+        !self.hand.is_empty() || self.pending() > 0
     }
 
     /// Verdicts that are not durable yet.
@@ -105,12 +117,13 @@ impl Settler {
 }
 
 struct Desk {
+    door: Door,
     store: Store,
     lanes: Arc<LaneIndex>,
     doorbell: Arc<Notify>,
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
-    held: Arc<DashMap<RunId, Epoch>>,
+    hand: Arc<Hand>,
 }
 
 impl Desk {
@@ -119,14 +132,21 @@ impl Desk {
         loop {
             if waiting.len() == 0 {
                 let Some((env, verdict)) = queue.recv().await else { return };
-                waiting.push(&env, verdict);
+                waiting.push(&env, (env.clone(), verdict));
             }
             // Where that fails, settling asks for it again and waits until the store answers.
-            let turn = self.store.write_turn().await.ok();
+            let turn = match self.door {
+                Door::Few => self.store.write_turn_first().await.ok(),
+                Door::Many => self.store.write_turn().await.ok(),
+            };
             while let Ok((env, verdict)) = queue.try_recv() {
-                waiting.push(&env, verdict);
+                waiting.push(&env, (env.clone(), verdict));
             }
-            let group: Vec<RunVerdict> = iter::from_fn(|| waiting.next()).take(pace.rows()).collect();
+            let rows = match self.door {
+                Door::Few => pace.rows_for(waiting.len()),
+                Door::Many => pace.rows(),
+            };
+            let (envs, group): (Vec<String>, Vec<RunVerdict>) = iter::from_fn(|| waiting.next()).take(rows).unzip();
             let began = now();
             // A panic must not take the verdicts behind it along.
             let settled = AssertUnwindSafe(self.settle(turn, &group)).catch_unwind().await;
@@ -135,9 +155,7 @@ impl Desk {
                 error!(verdicts = group.len(), "settling panicked; the sweeper takes these runs back");
             }
             self.pending.fetch_sub(group.len(), Ordering::AcqRel);
-            for verdict in group {
-                self.held.remove_if(&verdict.run, |_, epoch| *epoch == verdict.epoch);
-            }
+            envs.iter().zip(&group).for_each(|(env, verdict)| self.hand.let_go(env, &verdict.run, verdict.epoch));
             // A place under a cap may have become free.
             self.lanes.unblock();
             if !self.lanes.is_empty() {
@@ -178,7 +196,7 @@ impl Desk {
         loop {
             let now = self.store.now();
             let settled = match turn.take() {
-                Some(turn) => self.store.settle_in(turn, part, now).await,
+                Some(turn) => self.store.settle_in(self.door, turn, part, now).await,
                 None => self.store.settle_runs(part, now).await,
             };
             match settled {

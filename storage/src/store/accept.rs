@@ -3,6 +3,7 @@
 mod postgres;
 mod sqlite;
 
+use super::door::Door;
 use super::hot::Hot;
 use super::{CHUNK, KEPT, Mark, Pools, Store, WriteTurn, on_pool};
 use crate::error::StoreError;
@@ -153,15 +154,6 @@ WHERE idempotency.expires_at <= ";
 
 const HELD: &str = "-- held_key
 SELECT run_id, fingerprint, answer FROM idempotency WHERE env = $1 AND key = $2";
-
-/// Through which of a node's doors runs come in. On PostgreSQL neither waits for the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// Few runs at once.
-    Few,
-    /// Many.
-    Many,
-}
 
 impl Store {
     /// Takes runs in, as `accept_in` does when it is its turn.

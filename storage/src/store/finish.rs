@@ -1,6 +1,7 @@
 //! Ends attempts: each by its own verdict, under the epoch that its lease got, many in one commit. A run leaves
 //! `leases` in the transaction that ends it or makes it ready again (invariant 7).
 
+use super::door::Door;
 use super::hot::Hot;
 use super::verdict::{Ending, Finished, RunVerdict, first_on_each};
 use super::{CHUNK, KEPT, Pools, Store, WriteTurn};
@@ -122,14 +123,16 @@ impl Store {
     pub async fn settle_runs(&self, verdicts: &[RunVerdict], now: Timestamp) -> Result<Vec<Finished>, StoreError> {
         let mut finished = Vec::with_capacity(verdicts.len());
         for chunk in verdicts.chunks(CHUNK) {
-            finished.extend(self.settle_in(self.write_turn().await?, chunk, now).await?);
+            finished.extend(self.settle_in(Door::of(chunk.len()), self.write_turn().await?, chunk, now).await?);
         }
         Ok(finished)
     }
 
-    /// The same in a turn to write, for at most 500 verdicts: one commit, all or none.
+    /// The same in a turn to write, for at most 500 verdicts: one commit, all or none. What comes by one door does not
+    /// wait for what comes by the other, where the database can write both at once.
     pub async fn settle_in(
         &self,
+        door: Door,
         turn: WriteTurn,
         verdicts: &[RunVerdict],
         now: Timestamp,
@@ -140,7 +143,7 @@ impl Store {
         };
         let mut done = match &self.inner.pools {
             Pools::Postgres { hot, .. } if heard.iter().all(plain) => {
-                hot.on(Hot::Finish, async |connection| succeed_postgres(connection, &heard, now).await).await?
+                hot.on(Hot::Finish(door), async |connection| succeed_postgres(connection, &heard, now).await).await?
             }
             Pools::Postgres { hot, .. } => {
                 let settle = async |connection: &mut PgConnection| {
@@ -150,7 +153,7 @@ impl Store {
                     tx.commit().await?;
                     Ok(done)
                 };
-                hot.on(Hot::Finish, settle).await?
+                hot.on(Hot::Finish(door), settle).await?
             }
             Pools::Sqlite { writer, .. } if heard.iter().all(plain) => {
                 let mut writing = turn.writing(writer).await?;

@@ -1,13 +1,13 @@
 //! Connections for what happens thousands of times a second, taking runs in, claiming them, ending them, and for
 //! what must never wait for a connection.
 //!
-//! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in there are two,
-//! because a few runs do not wait for many. Whatever runtime a kind of work runs on hears the answers itself, because
+//! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in and for ending them
+//! there are two, because a few runs do not wait for many. Whatever runtime a kind of work runs on hears the answers itself, because
 //! its connection was made there. A connection is not tested before every use and not rolled back after it, which would
 //! triple the round trips of a single statement: one whose use did not come to a good end is thrown away, and the next
 //! use makes a new one.
 
-use super::accept::Door;
+use super::door::Door;
 use crate::error::StoreError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -23,7 +23,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 pub(super) enum Hot {
     Accept(Door),
     Claim,
-    Finish,
+    Finish(Door),
     /// Keeping this node's lease, which must not wait for anything else.
     Lease,
     /// Nothing but looking whether the store answers.
@@ -43,7 +43,8 @@ pub(super) struct HotConnections {
     accept_few: Kept,
     accept_many: Kept,
     claim: Kept,
-    finish: Kept,
+    finish_few: Kept,
+    finish_many: Kept,
     lease: Kept,
     probe: Kept,
     ring: Kept,
@@ -62,7 +63,8 @@ impl HotConnections {
             accept_few: Kept::default(),
             accept_many: Kept::default(),
             claim: Kept::default(),
-            finish: Kept::default(),
+            finish_few: Kept::default(),
+            finish_many: Kept::default(),
             lease: Kept::default(),
             probe: Kept::default(),
             ring: Kept::default(),
@@ -75,7 +77,8 @@ impl HotConnections {
             Hot::Accept(Door::Few) => &self.accept_few,
             Hot::Accept(Door::Many) => &self.accept_many,
             Hot::Claim => &self.claim,
-            Hot::Finish => &self.finish,
+            Hot::Finish(Door::Few) => &self.finish_few,
+            Hot::Finish(Door::Many) => &self.finish_many,
             Hot::Lease => &self.lease,
             Hot::Probe => &self.probe,
             Hot::Ring => &self.ring,
@@ -117,8 +120,8 @@ impl HotConnections {
 
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let accept = [&self.accept_few, &self.accept_many];
-        for slot in accept.into_iter().chain([&self.claim, &self.finish, &self.lease, &self.probe, &self.ring]) {
+        let doors = [&self.accept_few, &self.accept_many, &self.finish_few, &self.finish_many];
+        for slot in doors.into_iter().chain([&self.claim, &self.lease, &self.probe, &self.ring]) {
             if let Some((_, connection)) = slot.lock().await.take() {
                 let _ = connection.close().await;
             }
