@@ -6,7 +6,8 @@
 //! connection's thread after every use.
 //!
 //! Callers come one after the other through a turnstile, and keep it as long as they have the connection. One with
-//! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait.
+//! precedence goes past it: whoever has the connection ends, and then it is its turn, however many wait. There are two of
+//! them, for few runs that come in and for few that end, and one who is through the turnstile waits for one of each.
 
 use super::log::{Log, Mark};
 use super::{Pools, Store};
@@ -123,7 +124,8 @@ impl Writer {
         self.lend(self.turns.take().await).await
     }
 
-    /// The same before all who wait for it. For one caller with little to write: others would wait for ever.
+    /// The same before all who wait for it but the next one, who stands in the same line. For callers with little to write,
+    /// one of each at a time: the more of them, the longer others wait.
     pub(super) async fn acquire_first(&self) -> Result<Writing, StoreError> {
         self.lend(self.turns.take_first().await).await
     }
