@@ -69,7 +69,7 @@ impl Settler {
     /// Takes a verdict on a run of an env; it is durable some moments later, and kept until then whatever the store does.
     pub fn settle(&self, env: String, verdict: RunVerdict) {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        // What many are in hand of has more to write soon, however little waits at this moment.
+        // An env with many in hand has more to write soon, however little of it waits at this moment.
         let desk = match Door::of(self.hand.of(&env)) {
             Door::Few => &self.few,
             Door::Many => &self.many,
