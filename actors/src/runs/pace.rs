@@ -18,7 +18,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { rows: ROWS_MIN, least: u64::MAX }
+        Pace { rows: ROWS_MAX, least: u64::MAX }
     }
 }
 
