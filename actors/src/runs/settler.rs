@@ -132,16 +132,16 @@ impl Desk {
         let (mut waiting, mut pace) = (Turns::default(), Pace::default());
         loop {
             if waiting.len() == 0 {
-                let Some((env, verdict)) = queue.recv().await else { return };
-                waiting.push(&env, (env.clone(), verdict));
+                let Some(ended) = queue.recv().await else { return };
+                stand(&mut waiting, ended);
             }
             // Where that fails, settling asks for it again and waits until the store answers.
             let turn = match self.door {
                 Door::Few => self.store.write_turn_first().await.ok(),
                 Door::Many => self.store.write_turn().await.ok(),
             };
-            while let Ok((env, verdict)) = queue.try_recv() {
-                waiting.push(&env, (env.clone(), verdict));
+            while let Ok(ended) = queue.try_recv() {
+                stand(&mut waiting, ended);
             }
             let rows = match self.door {
                 Door::Few => pace.rows_for(waiting.len()),
@@ -228,6 +228,10 @@ impl Desk {
         // Nobody following is the common case.
         let _ = self.news.send(Settled { run: finished.run, env: finished.env, state });
     }
+}
+
+fn stand(waiting: &mut Turns<Ended>, ended: Ended) {
+    waiting.push(&ended.0.clone(), ended);
 }
 
 /// Every run is counted by the node that wrote its end, once that is durable.

@@ -156,13 +156,13 @@ fn flooded(database: Database, flood: Flood) -> Waits {
     });
     flood.ends(&server);
     server.stop();
-    let of = |env: &str, until: &str, percent: usize| percentile(&waits(&server, env, until), percent);
-    let (alone, beside) = ("light/alone", "light/beside");
-    assert_eq!([alone, beside].map(|env| waits(&server, env, "started_at").len()), [samples, samples]);
-    let [alone_p50, alone_p99] = [50, 99].map(|percent| of(alone, "started_at", percent));
-    let [beside_p50, beside_p99] = [50, 99].map(|percent| of(beside, "started_at", percent));
-    let [ends_alone_p99, ends_beside_p99] = [alone, beside].map(|env| of(env, "finished_at", 99));
-    let (sent, own) = (sent.load(Ordering::SeqCst), of("flood/dev", "started_at", 50));
+    let [alone, beside] = ["light/alone", "light/beside"].map(|env| waits(&server, env, "started_at"));
+    assert_eq!((alone.len(), beside.len()), (samples, samples));
+    let [alone_p50, alone_p99] = [50, 99].map(|percent| percentile(&alone, percent));
+    let [beside_p50, beside_p99] = [50, 99].map(|percent| percentile(&beside, percent));
+    let ends = |env| percentile(&waits(&server, env, "finished_at"), 99);
+    let [ends_alone_p99, ends_beside_p99] = ["light/alone", "light/beside"].map(ends);
+    let (sent, own) = (sent.load(Ordering::SeqCst), percentile(&waits(&server, "flood/dev", "started_at"), 50));
     println!(
         "one every 100 ms on {database:?}: waits alone p50 {alone_p50} p99 {alone_p99} ms, beside a flood of {sent} {flood:?} runs p50 {beside_p50} p99 {beside_p99} ms; ended after p99 {ends_alone_p99} and {ends_beside_p99} ms; the flood's own p50 {own} ms",
     );

@@ -1,11 +1,11 @@
 //! Connections for what happens thousands of times a second, taking runs in, claiming them, ending them, and for
 //! what must never wait for a connection.
 //!
-//! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in and for ending them
-//! there are two, because a few runs do not wait for many. Whatever runtime a kind of work runs on hears the answers itself, because
-//! its connection was made there. A connection is not tested before every use and not rolled back after it, which would
-//! triple the round trips of a single statement: one whose use did not come to a good end is thrown away, and the next
-//! use makes a new one.
+//! Each belongs to one kind of work, which happens one at a time per node anyway; for taking runs in and for ending
+//! them there are two, because a few runs do not wait for many. Whatever runtime a kind of work runs on hears the
+//! answers itself, because its connection was made there. A connection is not tested before every use and not rolled
+//! back after it, which would triple the round trips of a single statement: one whose use did not come to a good end is
+//! thrown away, and the next use makes a new one.
 
 use super::door::Door;
 use crate::error::StoreError;
