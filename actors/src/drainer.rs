@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::model::{Basin, Lane, RunId};
-use storage::store::{Brief, Cap, Capped, Claimed, Ending, LaneHead, Leased, Share, Taker, WriteTurn};
+use storage::store::{Brief, Cap, Capped, Claimed, Door, Ending, LaneHead, Leased, Share, Taker, WriteTurn};
 use storage::{Class, Store, StoreError};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
@@ -46,6 +46,13 @@ struct Memory {
     /// Where the scan goes on, when there are more basins than one scan takes.
     scan_after: String,
     pace: Pace,
+}
+
+impl Memory {
+    /// Rows for the next commit.
+    fn rows(&self, parts: &RunParts) -> usize {
+        self.pace.rows(Door::Many, 0, parts.courtesy.is_due(now()))
+    }
 }
 
 /// What is known of the buffer. PostgreSQL walks over all that left it since its last vacuum to find what is first, so
@@ -138,7 +145,7 @@ async fn drain_once(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreEr
         // The settler rings when it has caught up.
         let slots = parts.settings.now().slots;
         let wanted = if parts.settler.is_behind() { 0 } else { parts.queue.wants(slots) };
-        let mut free = wanted.min(memory.pace.rows());
+        let mut free = wanted.min(memory.rows(parts));
         let mut waiting = waiting(parts);
         if free == 0 {
             // There is enough here, but of others: an env that is late does not wait for that.
@@ -227,7 +234,7 @@ async fn let_through(parts: &RunParts, memory: &mut Memory) -> Result<(), StoreE
             continue;
         }
         // Moving a run costs about what claiming one does.
-        let limit = (buffer.turn * turn.runs as i64).min(memory.pace.rows() as i64);
+        let limit = (buffer.turn * turn.runs as i64).min(memory.rows(parts) as i64);
         let from = memory.buffer.moved_to.get(env).copied().unwrap_or(i64::MIN);
         match store.let_through(env, from, limit).await {
             Ok(moved) => {

@@ -6,6 +6,7 @@ mod lanes;
 mod settler;
 mod recorder;
 mod breaker;
+mod courtesy;
 mod presence;
 mod neighbours;
 mod following;
@@ -20,6 +21,7 @@ mod turns;
 mod waits;
 
 pub use breaker::Breaker;
+pub use courtesy::Courtesy;
 pub use fate::fate;
 pub use following::{Elsewhere, Following};
 pub use intake::{Intake, IntakeError, StoreHealth, Verdict};
@@ -67,6 +69,7 @@ pub struct RunParts {
     /// How to stop each run that this node is carrying out.
     pub in_hand: Arc<DashMap<RunId, watch::Sender<Option<Stop>>>>,
     pub gates: Arc<Gates>,
+    pub courtesy: Arc<Courtesy>,
     pub presence: Presence,
     pub neighbours: Neighbours,
     pub traces: Traces,
@@ -137,7 +140,8 @@ impl RunParts {
         let (settings, tasks) = (Current::new(settings), Arc::new(tasks));
         let (lanes, queue, gates) =
             (Arc::<LaneIndex>::default(), Arc::<LocalQueue>::default(), Arc::<Gates>::default());
-        let settler = Settler::start(store.clone(), lanes.clone(), doorbell.clone(), &runtime);
+        let courtesy = Arc::<Courtesy>::default();
+        let settler = Settler::start(store.clone(), lanes.clone(), doorbell.clone(), &courtesy, &runtime);
         let recorder = Recorder::start(store.clone(), &runtime);
         let express = Express {
             settings: settings.clone(),
@@ -149,13 +153,14 @@ impl RunParts {
         };
         let presence = Presence::start(store.clone(), doorbell.clone(), &runtime);
         let neighbours = Neighbours::start(&store, &runtime);
-        let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone())?;
+        let intake = Intake::start(store.clone(), express, doorbell.clone(), neighbours.clone(), &courtesy)?;
         let parts = RunParts {
             in_hand: Arc::default(),
             looks: Arc::default(),
             under_way: Arc::default(),
             queue,
             gates,
+            courtesy,
             presence,
             neighbours,
             traces,

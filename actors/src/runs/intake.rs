@@ -5,15 +5,13 @@
 //! most for what is being written at that moment; on PostgreSQL not for that either. If that takes long nevertheless,
 //! the door for many leaves some of its time to others.
 
-mod courtesy;
 mod line;
 
 pub use line::Verdict;
 
 use super::express::Express;
-use super::{Neighbours, Pace};
+use super::{Courtesy, Neighbours, Pace};
 use crate::metrics::RUNS_ACCEPTED;
-use courtesy::Courtesy;
 use futures_util::FutureExt;
 use futures_util::future::join;
 use line::{Group, Line, Wish};
@@ -85,10 +83,10 @@ impl Intake {
         express: Express,
         doorbell: Arc<Notify>,
         neighbours: Neighbours,
+        courtesy: &Arc<Courtesy>,
     ) -> std::io::Result<Intake> {
         let queue = || mpsc::channel(express.settings.now().intake_queue);
         let ((few, of_few), (many, of_many)) = (queue(), queue());
-        let courtesy = Arc::<Courtesy>::default();
         let intake = Intake { few, many, health: Arc::default(), arrivals: Arc::default() };
         for (door, queue) in [(Door::Few, of_few), (Door::Many, of_many)] {
             let counter = Counter {
@@ -145,15 +143,6 @@ fn name(door: Door) -> &'static str {
     }
 }
 
-/// Rows that may go into one commit. All that stand at the door for few do: what each adds to a commit is less than
-/// one of its own would be.
-fn rows(door: Door, line: &Line, pace: &Pace) -> usize {
-    match door {
-        Door::Few => pace.rows_for(line.runs()),
-        Door::Many => pace.rows(),
-    }
-}
-
 /// Whether the store can be written to now, and since when that was wanted.
 struct Turn {
     asked_at: Instant,
@@ -205,7 +194,7 @@ impl Counter {
             if line.is_empty() {
                 continue;
             }
-            let mut group = line.group(rows(self.door, &line, &pace), GROUP_BYTES);
+            let mut group = line.group(pace.rows(self.door, line.runs(), self.courtesy.is_due(now())), GROUP_BYTES);
             let (began, asked_at) = (now(), turn.asked_at);
             // A panic fails its own group and no other.
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();

@@ -7,7 +7,7 @@
 mod hand;
 
 use super::turns::Turns;
-use super::{LaneIndex, Pace};
+use super::{Courtesy, LaneIndex, Pace};
 use crate::backoff::Backoff;
 use crate::metrics::{LEASES_LOST, RUNS_FINISHED};
 use futures_util::FutureExt;
@@ -52,7 +52,13 @@ pub struct Settler {
 }
 
 impl Settler {
-    pub(super) fn start(store: Store, lanes: Arc<LaneIndex>, doorbell: Arc<Notify>, runtime: &Handle) -> Settler {
+    pub(super) fn start(
+        store: Store,
+        lanes: Arc<LaneIndex>,
+        doorbell: Arc<Notify>,
+        courtesy: &Arc<Courtesy>,
+        runtime: &Handle,
+    ) -> Settler {
         // Not bounded here: nothing is claimed while this is behind, and what is in hand may always end.
         let ((few, of_few), (many, of_many)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let (news, _) = broadcast::channel(NEWS);
@@ -60,7 +66,8 @@ impl Settler {
         for (door, queue) in [(Door::Few, of_few), (Door::Many, of_many)] {
             let (lanes, doorbell, news) = (lanes.clone(), doorbell.clone(), news.clone());
             let (store, pending, hand) = (store.clone(), settler.pending.clone(), settler.hand.clone());
-            let desk = Desk { door, store, lanes, doorbell, news, pending, hand };
+            let courtesy = courtesy.clone();
+            let desk = Desk { door, store, lanes, doorbell, news, pending, hand, courtesy };
             runtime.spawn(desk.work(queue));
         }
         settler
@@ -125,6 +132,7 @@ struct Desk {
     news: broadcast::Sender<Settled>,
     pending: Arc<AtomicUsize>,
     hand: Arc<Hand>,
+    courtesy: Arc<Courtesy>,
 }
 
 impl Desk {
@@ -143,10 +151,7 @@ impl Desk {
             while let Ok(ended) = queue.try_recv() {
                 stand(&mut waiting, ended);
             }
-            let rows = match self.door {
-                Door::Few => pace.rows_for(waiting.len()),
-                Door::Many => pace.rows(),
-            };
+            let rows = pace.rows(self.door, waiting.len(), self.courtesy.is_due(now()));
             let (envs, group): (Vec<String>, Vec<RunVerdict>) = iter::from_fn(|| waiting.next()).take(rows).unzip();
             let began = now();
             // A panic must not take the verdicts behind it along.

@@ -1,8 +1,8 @@
-//! How much of its time the door for many runs leaves to others. Pure.
+//! What a flood leaves to the few runs that come beside it. Pure.
 //!
 //! A flood that is written as fast as it can be keeps the cores busy that a single run's commit needs, here and at the
-//! database. Where single runs notice that, the flood rests after each commit, at most as long as that took; where there
-//! are cores enough for both, or nobody else comes, it never does.
+//! database. Where single runs come at all, it is written in small groups; where they notice it nevertheless, the door for
+//! many rests after each commit, at most as long as that took. Where nobody else comes it does neither.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const MOST: u32 = 100;
 
 /// See the module's first lines.
 #[derive(Debug, Default)]
-pub(super) struct Courtesy(Mutex<State>);
+pub struct Courtesy(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -25,6 +25,12 @@ struct State {
     least: Option<Duration>,
     latest: Option<Instant>,
     rest: u32,
+}
+
+impl State {
+    fn expects(&self, now: Instant) -> bool {
+        self.latest.is_some_and(|latest| now.duration_since(latest) <= EXPECTED_FOR)
+    }
 }
 
 impl Courtesy {
@@ -42,10 +48,15 @@ impl Courtesy {
         state.rest = if span > least * 2 { (state.rest + MORE).min(MOST) } else { state.rest.saturating_sub(LESS) };
     }
 
+    /// Whether few runs have come in lately, so that more of them are expected.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.state().expects(now)
+    }
+
     /// How long to rest after a commit of many runs.
     pub(super) fn rest(&self, span: Duration, now: Instant) -> Duration {
         let mut state = self.state();
-        if state.latest.is_none_or(|latest| now.duration_since(latest) > EXPECTED_FOR) {
+        if !state.expects(now) {
             state.rest = 0;
         }
         span * state.rest / 100
@@ -64,15 +75,16 @@ mod tests {
     #[test]
     fn a_flood_rests_only_while_others_notice_it() {
         let (courtesy, now) = (Courtesy::default(), Instant::now());
-        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO, "nobody else is there");
+        assert_eq!((courtesy.rest(SPAN, now), courtesy.is_due(now)), (Duration::ZERO, false), "nobody else is there");
         courtesy.few_took(QUICK, now);
-        assert_eq!(courtesy.rest(SPAN, now), Duration::ZERO, "they do not notice");
+        assert_eq!((courtesy.rest(SPAN, now), courtesy.is_due(now)), (Duration::ZERO, true), "they do not notice");
         courtesy.few_took(SLOW, now);
         assert_eq!(courtesy.rest(SPAN, now), SPAN / 4);
         (0..9).for_each(|_| courtesy.few_took(SLOW, now));
         assert_eq!(courtesy.rest(SPAN, now), SPAN, "and no longer than it writes");
         assert_eq!(courtesy.rest(SPAN, now + EXPECTED_FOR), SPAN);
-        assert_eq!(courtesy.rest(SPAN, now + EXPECTED_FOR + QUICK), Duration::ZERO, "they have gone");
+        let gone = now + EXPECTED_FOR + QUICK;
+        assert_eq!((courtesy.rest(SPAN, gone), courtesy.is_due(gone)), (Duration::ZERO, false), "they have gone");
     }
 
     #[test]
