@@ -1,14 +1,16 @@
 //! What a flood leaves to the few runs that come beside it. Pure.
 //!
 //! A flood that is written as fast as it can be keeps the cores busy that a single run's commit needs, here and at the
-//! database. Where single runs come at all, it is written in small groups; where they notice it nevertheless, the door for
-//! many rests after each commit, at most as long as that took. Where nobody else comes it does neither.
+//! database. Where single runs come now and then, it is written in small groups; where they notice it nevertheless, the
+//! door for many rests after each commit, at most as long as that took. Where nobody else comes it does neither.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long after a few runs more of them are expected.
 const EXPECTED_FOR: Duration = Duration::from_secs(1);
+/// How far apart commits of few runs are on the average, at least, while few come: many of them are a flood too.
+const SELDOM: Duration = Duration::from_millis(5);
 /// Parts of a commit's time, in percent: what each slow commit of a few runs adds to the rest, and what each quick one
 /// takes from it. So one slow commit in six keeps it where it is.
 const MORE: u32 = 25;
@@ -24,6 +26,8 @@ struct State {
     /// What a commit of a few runs takes where nothing is in its way.
     least: Option<Duration>,
     latest: Option<Instant>,
+    /// Moving average of the time between two of them.
+    gap: Option<Duration>,
     rest: u32,
 }
 
@@ -44,13 +48,17 @@ impl Courtesy {
         // Forgets slowly, so that a disk that has become slower is noticed.
         let least = state.least.map_or(span, |least| span.min(least + least / 50));
         state.least = Some(least);
+        if let Some(gap) = state.latest.map(|latest| now.duration_since(latest).min(EXPECTED_FOR)) {
+            state.gap = Some(state.gap.map_or(gap, |average| (average * 7 + gap) / 8));
+        }
         state.latest = Some(now);
         state.rest = if span > least * 2 { (state.rest + MORE).min(MOST) } else { state.rest.saturating_sub(LESS) };
     }
 
-    /// Whether few runs have come in lately, so that more of them are expected.
+    /// Whether few runs have come in lately, so that a few more are expected.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.state().expects(now)
+        let state = self.state();
+        state.expects(now) && state.gap.is_none_or(|gap| gap >= SELDOM)
     }
 
     /// How long to rest after a commit of many runs.
@@ -85,6 +93,21 @@ mod tests {
         assert_eq!(courtesy.rest(SPAN, now + EXPECTED_FOR), SPAN);
         let gone = now + EXPECTED_FOR + QUICK;
         assert_eq!((courtesy.rest(SPAN, gone), courtesy.is_due(gone)), (Duration::ZERO, false), "they have gone");
+    }
+
+    #[test]
+    fn a_flood_of_single_runs_is_not_few() {
+        let (courtesy, mut now) = (Courtesy::default(), Instant::now());
+        let mut come = |apart, times: u32| {
+            (0..times).for_each(|_| {
+                now += apart;
+                courtesy.few_took(QUICK, now);
+            });
+            courtesy.is_due(now)
+        };
+        assert!(come(SELDOM * 2, 50));
+        assert!(!come(SELDOM / 5, 50));
+        assert!(come(SELDOM * 20, 2), "they have become few");
     }
 
     #[test]
