@@ -2,8 +2,7 @@
 //!
 //! There are two doors, each with a thread and a line of its own: one for requests with few runs, and one for those
 //! with many, which are written in parts. So whoever sends one run does not wait for a flood that others send, but at
-//! most for what is being written at that moment; on PostgreSQL not for that either. If that takes long nevertheless,
-//! the door for many leaves some of its time to others.
+//! most for what is being written at that moment; on PostgreSQL not for that either.
 
 mod line;
 
@@ -200,18 +199,12 @@ impl Counter {
             let commit = AssertUnwindSafe(self.commit(turn, &mut group.records)).catch_unwind();
             let answer = async { self.settle(&mut line, committed.take()) };
             let (verdicts, ()) = join(commit, answer).await;
-            let span = now().duration_since(began);
-            pace.took(group.records.len(), span);
+            pace.took(group.records.len(), now().duration_since(began));
             let (verdicts, mark) = verdicts.unwrap_or_else(|_| {
                 error!("taking runs in panicked; their senders are told to try again");
                 (vec![Err(IntakeError::NoAnswer); group.records.len()], Mark::default())
             });
             committed = Some(Committed { group, verdicts, mark, asked_at });
-            let rest = self.rest(span);
-            if !rest.is_zero() {
-                self.settle(&mut line, committed.take());
-                sleep(rest).await;
-            }
         }
     }
 
@@ -223,21 +216,13 @@ impl Counter {
             let (now, runs) = (now(), group.records.len());
             self.health.took(now.duration_since(asked_at));
             if self.door == Door::Few && runs <= Door::FEW {
-                self.courtesy.few_took(now.duration_since(asked_at), now);
+                self.courtesy.few_came(now);
             }
             self.taken(&group.records, &verdicts);
             line.settle(group, verdicts);
         }));
         if told.is_err() {
             error!("telling of runs that are taken in panicked; their senders are told to try again");
-        }
-    }
-
-    /// What a flood leaves to others after a commit that took so long.
-    fn rest(&self, span: Duration) -> Duration {
-        match self.door {
-            Door::Few => Duration::ZERO,
-            Door::Many => self.courtesy.rest(span, now()),
         }
     }
 
@@ -358,11 +343,6 @@ impl Counter {
         metrics::counter!(RUNS_ACCEPTED, "path" => "direct").increment(direct);
         metrics::counter!(RUNS_ACCEPTED, "path" => "buffered").increment(buffered);
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "leaves time to others")]
-async fn sleep(span: Duration) {
-    tokio::time::sleep(span).await;
 }
 
 #[expect(clippy::disallowed_methods, reason = "spans how long the store takes")]

@@ -9,8 +9,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// A wait between two stamps in whole milliseconds is off by less than one: the one beside the flood may be told too long,
-/// and the one alone too short, which counts twice.
-const ROUNDING_MS: i64 = 3;
+/// and the one alone too short, which counts twice, so less than three in all.
+const ROUNDING_MS: i64 = 2;
 /// What a flood that keeps every core of the machine busy, with the database and its own sender, may cost the few beyond
 /// that: each of the five threads and processes on a run's way may wait for a core until somebody's slice ends.
 const BUSY_MS: i64 = 25;

@@ -257,6 +257,8 @@ pub(super) fn postgres_options(connect: PgConnectOptions) -> PgConnectOptions {
     connect.application_name("tidegate").options([
         ("synchronous_commit", "on"),
         ("client_min_messages", "error"),
+        // A walk of many cheap look-ups is over long before it would be compiled, which is done anew for each execution.
+        ("jit", "off"),
         // The server notices within a minute that a node is gone which could not say so, and lets go of its locks.
         ("tcp_keepalives_idle", "20"),
         ("tcp_keepalives_interval", "10"),
