@@ -454,6 +454,7 @@ def main():
     args = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-bench-files."))
     cluster = Cluster()
+    cluster.age()
     missed = []
     try:
         for kind in ("sqlite", "postgres") if args.database == "both" else (args.database,):
