@@ -5,11 +5,11 @@
                                      [--seconds 5] [--runs 50000] [--check]
 
 Needs the release binary, PostgreSQL's server programs, pgbench and wrk (Debian: postgresql, wrk). Everything durable:
-SQLite's log is synced before an answer, PostgreSQL as it ships (fsync and synchronous_commit on), in a cluster of its
-own. R is pgbench's rate of single-row inserts into a plain queue table (identity key, jsonb payload of 200 bytes,
-partial index of what is ready) with 32 clients over TCP and prepared statements; rates are given as multiples of R,
-which say more than runs per second on a machine that others use too. --check ends with 1 when a rate is below its
-bar.
+SQLite's log is synced before an answer, PostgreSQL with fsync and synchronous_commit as it ships, in a cluster of its
+own that has segments of its log to use again. R is pgbench's rate of single-row inserts into a plain queue table
+(identity key, jsonb payload of 200 bytes, partial index of what is ready) with 32 clients over TCP and prepared
+statements; rates are given as multiples of R, which say more than runs per second on a machine that others use too.
+--check ends with 1 when a rate is below its bar.
 """
 import argparse
 import glob
