@@ -20,7 +20,8 @@ import time
 
 import serve
 
-# Tells that it is there, and begins at a line from its standard input: what an interpreter's start takes of the cores is none of the flood.
+# Tells that it is there, and begins at a line from its standard input: what an interpreter's start takes of the cores
+# is none of the flood.
 FLOOD = """
 import http.client, json, sys, time
 connection, left = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1])), 50_000
