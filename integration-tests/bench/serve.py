@@ -77,6 +77,7 @@ class Cluster:
         self.server = subprocess.Popen(as_postgres(command), stderr=subprocess.DEVNULL, cwd="/")
         self.databases = 0
         wait_for(lambda: self.sql("postgres", "SELECT 1") == "1", 30)
+        self.age()
 
     def age(self):
         """Leaves segments of the log to be used again, as a cluster has that has been up for a while: in a new one each
@@ -454,7 +455,6 @@ def main():
     args = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-bench-files."))
     cluster = Cluster()
-    cluster.age()
     missed = []
     try:
         for kind in ("sqlite", "postgres") if args.database == "both" else (args.database,):
